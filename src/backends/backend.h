@@ -1,0 +1,176 @@
+// Backend: the operations a decoder layer is made of, on whole matrices.
+//
+// Called by model/ and sparsity/ only; knows nothing about layers, policies or files. Implementations: `reference`
+// (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels). All memory passed in was
+// made by the same backend's allocate(). Ops run to completion before they return. Shape mismatches are
+// programming errors and abort.
+//
+// Element types: the residual stream, norms, biases and scores are float32. GEMM inputs, queries and the KV cache are of the backend's
+// compute dtype (F32 or BF16, by Precision). Accumulation is never narrower than float32.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/dtype.h"
+
+namespace winnow {
+
+enum class Precision : std::uint8_t { kF32, kBF16 };
+
+// A view of row-major rows; rows are contiguous.
+struct MatrixView {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+
+  std::int64_t row_bytes() const { return dtype_bytes(dtype, cols); }
+  template <class T>
+  T* row(std::int64_t r) const {
+    return reinterpret_cast<T*>(static_cast<std::byte*>(data) + r * row_bytes());
+  }
+  MatrixView slice(std::int64_t begin, std::int64_t count) const {
+    return {static_cast<std::byte*>(data) + begin * row_bytes(), dtype, count, cols};
+  }
+};
+
+// A weight matrix [out_features, in_features] in the backend's own packed form.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  virtual std::int64_t out_features() const = 0;
+  virtual std::int64_t in_features() const = 0;
+  virtual std::int64_t bytes() const = 0;
+};
+
+// Fills `out` with rows [begin, end) of a weight as float32, [end - begin, in_features].
+using RowReader = std::function<void(std::int64_t begin, std::int64_t end, std::span<float> out)>;
+
+// One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after pruning a
+// row is not a position. The layout of `k` and `v` is private to the backend.
+struct LayerKv {
+  Buffer k, v;
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t rows = 0;
+  std::int64_t capacity = 0;             // rows that fit without reserve()
+  std::vector<std::int32_t> positions;  // [rows]
+  std::int64_t bytes() const { return k.bytes() + v.bytes(); }
+};
+
+// cos and sin of every position: [positions, rotary_dim / 2] each, float32. Pairs are (i, i + rotary_dim / 2) as in
+// Hugging Face's rotate_half (Su et al., arXiv 2104.09864, eq. 34, with that pairing).
+struct RopeTable {
+  Buffer cos, sin;
+  std::int64_t positions = 0;
+  std::int64_t rotary_dim = 0;  // 0: the model has no rotary embedding
+};
+
+enum class NormKind : std::uint8_t { kRms, kLayer };
+
+// y = x / rms(x) * weight (kRms, arXiv 1910.07467), or (x - mean) / std * weight + bias (kLayer, arXiv 1607.06450).
+struct NormParams {
+  NormKind kind = NormKind::kRms;
+  MatrixView x;                 // [rows, dim] float32
+  const float* weight = nullptr;  // [dim]
+  const float* bias = nullptr;    // [dim] or nullptr
+  float epsilon = 1e-5f;
+  MatrixView y;  // [rows, dim] compute dtype or float32
+};
+
+// y = x W^T + bias, or y += x W^T + bias when `accumulate` (y float32 then).
+struct LinearParams {
+  MatrixView x;  // [rows, in_features] compute dtype
+  const Weight* weight = nullptr;
+  const float* bias = nullptr;  // [out_features] or nullptr
+  MatrixView y;                 // [rows, out_features] compute dtype or float32
+  bool accumulate = false;
+};
+
+// Rotates q and k by their positions and appends k and v to the cache (which has room). positions[i] belongs to row i.
+struct RopeAppendParams {
+  MatrixView qkv;  // [rows, (heads + 2 kv_heads) * head_dim] compute dtype: q | k | v
+  std::span<const std::int32_t> positions;  // [rows]
+  const RopeTable* rope = nullptr;
+  MatrixView q;  // [rows, heads * head_dim] compute dtype, out
+  LayerKv* kv = nullptr;
+};
+
+// Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i].
+// query_rows ascend strictly.
+struct AttentionParams {
+  MatrixView q;                              // [rows, heads * head_dim] compute dtype
+  std::span<const std::int64_t> query_rows;  // [rows]
+  const LayerKv* kv = nullptr;
+  float scale = 1.0f;  // usually 1 / sqrt(head_dim)
+  MatrixView out;      // [rows, heads * head_dim] compute dtype
+};
+
+enum class HeadReduction : std::uint8_t { kMax, kMean };
+
+// Attention that the last queries pay to every cached row: softmax per query (causal; query i sits at cache row
+// kv->rows - q.rows + i), mean over the queries, then max or mean over the heads. (SnapKV's observation window, arXiv 2404.14469.)
+struct WindowScoresParams {
+  MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
+  const LayerKv* kv = nullptr;
+  float scale = 1.0f;
+  HeadReduction reduction = HeadReduction::kMax;
+  std::span<float> scores;  // [kv->rows], out
+};
+
+enum class ActivationKind : std::uint8_t {
+  kSiluGated,  // y = silu(gate) * up, x = [rows, 2 * dim]: gate | up (arXiv 2002.05202)
+  kGeluTanh,   // y = gelu(x), tanh approximation (arXiv 1606.08415), as GPT-2
+  kGeluErf,    // y = gelu(x), exact
+};
+
+struct ActivationParams {
+  ActivationKind kind = ActivationKind::kSiluGated;
+  MatrixView x;  // [rows, dim] or [rows, 2 * dim] compute dtype
+  MatrixView y;  // [rows, dim] compute dtype; may be x itself for the ungated kinds
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string description() const = 0;  // e.g. "cpu, 2 threads, bf16, AMX"
+  virtual Precision precision() const = 0;
+  DType compute_dtype() const { return precision() == Precision::kBF16 ? DType::kBF16 : DType::kF32; }
+
+  virtual Buffer allocate(std::int64_t bytes) = 0;
+  virtual std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) = 0;
+
+  virtual void norm(const NormParams& params) = 0;
+  virtual void linear(const LinearParams& params) = 0;
+  virtual void rope_append(const RopeAppendParams& params) = 0;
+  virtual void attention(const AttentionParams& params) = 0;
+  virtual void window_scores(const WindowScoresParams& params) = 0;
+  virtual void activation(const ActivationParams& params) = 0;
+
+  // y = x converted between F32 and BF16; same shape.
+  virtual void convert(const MatrixView& x, const MatrixView& y) = 0;
+  // norms[i] = Euclidean norm of row i of x (float32).
+  virtual void row_norms(const MatrixView& x, std::span<float> norms) = 0;
+  // Moves row rows[i] of x to row i; `rows` ascends strictly.
+  virtual void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) = 0;
+
+  // Makes room for `capacity` rows; keeps what is cached. kv_heads and head_dim are set.
+  virtual void reserve(LayerKv& kv, std::int64_t capacity) = 0;
+  // Bytes that reserve(kv, capacity) would hold.
+  virtual std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const = 0;
+  // Keeps only the cache rows listed (ascending) and their positions, and gives the rest of the memory back.
+  virtual void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) = 0;
+};
+
+// `threads` 0: all the process may use.
+std::unique_ptr<Backend> make_reference_backend(Precision precision);
+std::unique_ptr<Backend> make_cpu_backend(Precision precision, int threads);
+
+}  // namespace winnow

@@ -1,0 +1,45 @@
+// parallel(): one OpenMP region over the backend's threads; the pool oneDNN uses as well.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+namespace winnow::cpu {
+
+// Runs fn(thread) on threads 0..threads-1.
+template <class Fn>
+void parallel(int threads, Fn&& fn) {
+  if (threads == 1) {
+    fn(0);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  fn(omp_get_thread_num());
+}
+
+// The share of [0, n) that belongs to `part` of `parts`, in multiples of `grain`.
+inline std::pair<std::int64_t, std::int64_t> share(std::int64_t n, int part, int parts, std::int64_t grain = 1) {
+  const std::int64_t grains = (n + grain - 1) / grain;
+  const std::int64_t begin = std::min(n, grains * part / parts * grain);
+  const std::int64_t end = std::min(n, grains * (part + 1) / parts * grain);
+  return {begin, end};
+}
+
+// Rows [0, n) in equal contiguous shares, the same share for the same thread every time: what a thread wrote in one op is in
+// its own cache in the next.
+template <class Fn>
+void parallel_rows(int threads, std::int64_t n, Fn&& fn) {
+  if (n == 1 || threads == 1) {
+    fn(std::int64_t{0}, n);
+    return;
+  }
+  parallel(threads, [&](int thread) {
+    const auto [begin, end] = share(n, thread, threads);
+    if (begin < end) fn(begin, end);
+  });
+}
+
+}  // namespace winnow::cpu
