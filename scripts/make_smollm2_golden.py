@@ -169,6 +169,7 @@ def main():
         args.out.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.numpy() for name, tensor in tensors.items()}, args.out,
                   metadata={"text": args.text.name, "dtype": "float32", "attention": "eager"})
+        args.out.chmod(0o644)
         print(args.out, args.out.stat().st_size, "bytes")
     if args.hf_out:
         save_hf(model, tokenizer, reader, args.hf_out)

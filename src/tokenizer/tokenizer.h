@@ -3,11 +3,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 namespace winnow {
 
@@ -22,8 +21,9 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of `text` (UTF-8; invalid bytes become U+FFFD as in Hugging Face's `tokenizers`). With `parse_special`, control
-  // tokens written in the text ("<|im_end|>") become their ids; without it they are plain text.
+  // Ids of `text` (UTF-8; invalid bytes become U+FFFD as in Hugging Face's `tokenizers`). With
+  // `parse_special`, control tokens written in the text ("<|im_end|>") become their ids; without it they are
+  // plain text.
   virtual std::vector<TokenId> encode(std::string_view text, bool parse_special) const = 0;
 
   // Raw bytes of one token; control tokens give their text.
@@ -35,16 +35,18 @@ class Tokenizer {
   virtual const std::vector<TokenId>& stop_tokens() const = 0;
 
   // Ids of a conversation in the model's own chat template, ending where the assistant's answer begins when
-  // `add_generation_prompt`. Control tokens inside `content` stay plain text. Error(kUnsupported) for a template
-  // winnow does not know; has_chat_template() is false when the model has none.
+  // `add_generation_prompt`. Control tokens inside `content` stay plain text. Error(kUnsupported) for a
+  // template winnow does not know; has_chat_template() is false when the model has none.
   virtual bool has_chat_template() const = 0;
-  virtual std::vector<TokenId> encode_chat(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const = 0;
+  virtual std::vector<TokenId> encode_chat(const std::vector<ChatMessage>& messages,
+                                           bool add_generation_prompt) const = 0;
 
   // Bytes of `ids`; control tokens are left out when `skip_control`.
   std::string decode(const std::vector<TokenId>& ids, bool skip_control) const;
 };
 
-// Streaming output: takes token bytes, gives back only whole UTF-8 characters; a half character waits for its rest.
+// Streaming output: takes token bytes, gives back only whole UTF-8 characters; a half character waits for its
+// rest.
 class Utf8Stream {
  public:
   std::string push(std::string_view bytes);
@@ -54,8 +56,8 @@ class Utf8Stream {
   std::string pending_;
 };
 
-// From the same MODEL argument as open_weights(): a GGUF file's metadata, or a folder's tokenizer.json (+ tokenizer_config.json,
-// generation_config.json, or vocab.json + merges.txt). Throws Error.
+// From the same MODEL argument as open_weights(): a GGUF file's metadata, or a folder's tokenizer.json (+
+// tokenizer_config.json, generation_config.json, or vocab.json + merges.txt). Throws Error.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
 
 }  // namespace winnow

@@ -1,0 +1,152 @@
+// The CPU backend: splits rows over threads and calls the kernels.
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "backends/backend.h"
+#include "backends/cpu/attention.h"
+#include "backends/cpu/gemm_onednn.h"
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/kv_layout.h"
+#include "backends/cpu/parallel.h"
+#include "core/check.h"
+
+namespace winnow {
+namespace cpu {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(Precision precision, int threads)
+      : precision_(precision), threads_(threads), gemm_(precision, threads) {}
+
+  std::string description() const override {
+    return fmt::format("cpu, {} thread{}, {}, attention on {}", threads_, threads_ == 1 ? "" : "s",
+                       precision_ == Precision::kBF16 ? "bf16" : "f32", choose_tile_kernels(compute_dtype(), 64).name);
+  }
+  Precision precision() const override { return precision_; }
+  Buffer allocate(std::int64_t bytes) override { return Buffer::host(bytes); }
+
+  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) override {
+    return gemm_.pack(out_features, in_features, reader);
+  }
+
+  void norm(const NormParams& p) override {
+    check(p.x.rows == p.y.rows && p.x.cols == p.y.cols, "norm: shapes differ");
+    parallel_rows(threads_, p.x.rows, [&](std::int64_t begin, std::int64_t end) { norm_rows(p, begin, end); });
+  }
+  void linear(const LinearParams& p) override { gemm_.linear(p); }
+
+  void rope_append(const RopeAppendParams& p) override {
+    LayerKv& kv = *p.kv;
+    const std::int64_t rows = p.qkv.rows, first = kv.rows;
+    check(first + rows <= kv.capacity, "rope_append: the cache is full");
+    check(static_cast<std::int64_t>(p.positions.size()) == rows, "rope_append: one position a row");
+    parallel_rows(threads_, rows,
+                  [&](std::int64_t begin, std::int64_t end) { rope_append_rows(p, first, begin, end); });
+    kv.positions.insert(kv.positions.end(), p.positions.begin(), p.positions.end());
+    kv.rows += rows;
+  }
+
+  void attention(const AttentionParams& p) override {
+    cpu::attention(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
+  }
+  void window_scores(const WindowScoresParams& p) override {
+    cpu::window_scores(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
+  }
+
+  void activation(const ActivationParams& p) override {
+    parallel_rows(threads_, p.x.rows, [&](std::int64_t begin, std::int64_t end) { activation_rows(p, begin, end); });
+  }
+  void convert(const MatrixView& x, const MatrixView& y) override {
+    check(x.rows == y.rows && x.cols == y.cols, "convert: shapes differ");
+    parallel_rows(threads_, x.rows, [&](std::int64_t begin, std::int64_t end) { convert_rows(x, y, begin, end); });
+  }
+  void row_norms(const MatrixView& x, std::span<float> norms) override {
+    parallel_rows(threads_, x.rows,
+                  [&](std::int64_t begin, std::int64_t end) { row_norms_range(x, norms.data(), begin, end); });
+  }
+  void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) override {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] == static_cast<std::int64_t>(i)) continue;
+      std::memcpy(x.row<std::byte>(static_cast<std::int64_t>(i)), x.row<std::byte>(rows[i]),
+                  static_cast<std::size_t>(x.row_bytes()));
+    }
+  }
+
+  std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const override {
+    const KvLayout layout{compute_dtype(), head_dim, round_capacity(capacity)};
+    return 2 * kv_heads * layout.head_elements() * dtype_bytes(compute_dtype(), 1);
+  }
+
+  void reserve(LayerKv& kv, std::int64_t capacity) override {
+    if (capacity <= kv.capacity) return;
+    std::vector<std::int64_t> all(static_cast<std::size_t>(kv.rows));
+    for (std::int64_t row = 0; row < kv.rows; ++row) all[row] = row;
+    move_rows(kv, all, capacity);
+  }
+
+  void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) override {
+    move_rows(kv, rows, static_cast<std::int64_t>(rows.size()));
+    for (std::size_t i = 0; i < rows.size(); ++i) kv.positions[i] = kv.positions[rows[i]];
+    kv.positions.resize(rows.size());
+    kv.rows = static_cast<std::int64_t>(rows.size());
+  }
+
+ private:
+  static std::int64_t round_capacity(std::int64_t rows) {
+    return (std::max<std::int64_t>(rows, 1) + kCapacityStep - 1) / kCapacityStep * kCapacityStep;
+  }
+
+  // A new, zeroed cache of `capacity` rows whose first rows are the given rows of the old one.
+  void move_rows(LayerKv& kv, std::span<const std::int64_t> rows, std::int64_t capacity) {
+    const KvLayout from = kv_layout(kv, compute_dtype());
+    const KvLayout to{compute_dtype(), kv.head_dim, round_capacity(capacity)};
+    const std::int64_t bytes = kv_bytes(kv.kv_heads, kv.head_dim, capacity) / 2;
+    Buffer k = Buffer::host(bytes), v = Buffer::host(bytes);
+    std::memset(k.as<>(), 0, static_cast<std::size_t>(bytes));
+    std::memset(v.as<>(), 0, static_cast<std::size_t>(bytes));
+    if (compute_dtype() == DType::kBF16) {
+      copy_rows<BF16>(kv, from, to, rows, k, v);
+    } else {
+      copy_rows<float>(kv, from, to, rows, k, v);
+    }
+    kv.k = std::move(k);
+    kv.v = std::move(v);
+    kv.capacity = to.capacity;
+  }
+
+  template <class T>
+  void copy_rows(const LayerKv& kv, const KvLayout& from, const KvLayout& to, std::span<const std::int64_t> rows,
+                 const Buffer& k, const Buffer& v) {
+    for (std::int64_t head = 0; head < kv.kv_heads; ++head) {
+      const T* old_k = kv.k.as<T>() + head * from.head_elements();
+      const T* old_v = kv.v.as<T>() + head * from.head_elements();
+      T* new_k = k.as<T>() + head * to.head_elements();
+      T* new_v = v.as<T>() + head * to.head_elements();
+      parallel_rows(threads_, static_cast<std::int64_t>(rows.size()), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) {
+          for (std::int64_t d = 0; d < kv.head_dim; ++d) {
+            new_k[to.key_index(row, d)] = old_k[from.key_index(rows[row], d)];
+            new_v[to.value_index(row, d)] = old_v[from.value_index(rows[row], d)];
+          }
+        }
+      });
+    }
+  }
+
+  Precision precision_;
+  int threads_;
+  Gemm gemm_;
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(Precision precision, int threads) {
+  if (threads < 0) fail(ErrorCode::kBadArgument, "--threads {}: must be 0 (all) or more", threads);
+  return std::make_unique<cpu::CpuBackend>(precision, threads == 0 ? omp_get_max_threads() : threads);
+}
+
+}  // namespace winnow

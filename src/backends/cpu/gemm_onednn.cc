@@ -1,0 +1,192 @@
+#include "backends/cpu/gemm_onednn.h"
+
+#include <algorithm>
+#include <dnnl.hpp>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <vector>
+
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/parallel.h"
+#include "core/check.h"
+
+namespace winnow::cpu {
+namespace {
+
+using dnnl::memory;
+
+// Below this many rows per thread a product is split by output feature instead of by row.
+constexpr std::int64_t kMinRowsPerThread = 16;
+// Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that layout.
+constexpr std::int64_t kPackRows = 256;
+// Rows of a weight converted at a time while packing, to bound the float copy.
+constexpr std::int64_t kPackSlab = 4096;
+
+memory::data_type onednn_type(DType dtype) {
+  check(dtype == DType::kF32 || dtype == DType::kBF16, "GEMM operands are F32 or BF16");
+  return dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
+}
+
+class PackedWeight final : public Weight {
+ public:
+  PackedWeight(std::int64_t out_features, std::int64_t in_features, memory packed)
+      : out_features_(out_features), in_features_(in_features), packed_(std::move(packed)) {}
+
+  std::int64_t out_features() const override { return out_features_; }
+  std::int64_t in_features() const override { return in_features_; }
+  std::int64_t bytes() const override { return static_cast<std::int64_t>(packed_.get_desc().get_size()); }
+  const memory& packed() const { return packed_; }
+
+ private:
+  std::int64_t out_features_, in_features_;
+  memory packed_;
+};
+
+// oneDNN chooses how many threads a primitive may use when the primitive is made.
+class ThreadsForNewPrimitives {
+ public:
+  explicit ThreadsForNewPrimitives(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  ~ThreadsForNewPrimitives() { omp_set_num_threads(before_); }
+  ThreadsForNewPrimitives(const ThreadsForNewPrimitives&) = delete;
+  ThreadsForNewPrimitives& operator=(const ThreadsForNewPrimitives&) = delete;
+
+ private:
+  int before_;
+};
+
+struct ProductKey {
+  std::int64_t rows, in_features, out_features;
+  DType y_dtype;
+  bool accumulate, bias;
+  int threads;
+  auto operator<=>(const ProductKey&) const = default;
+};
+
+struct Product {
+  dnnl::matmul::primitive_desc desc;
+  dnnl::matmul primitive;
+};
+
+}  // namespace
+
+struct Gemm::Impl {
+  DType dtype;
+  int threads;
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  std::mutex mutex;  // guards `products`
+  std::map<ProductKey, Product> products;
+  std::vector<dnnl::stream> streams;  // one a thread
+  std::vector<Buffer> scratchpads;    // one a thread, grown to the largest product seen
+
+  dnnl::matmul::primitive_desc describe(const ProductKey& key, const memory::desc& weights) const {
+    const ThreadsForNewPrimitives scope(key.threads);
+    const memory::desc x({key.rows, key.in_features}, onednn_type(dtype), memory::format_tag::ab);
+    const memory::desc y({key.rows, key.out_features}, onednn_type(key.y_dtype), memory::format_tag::ab);
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (key.accumulate) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.0f);
+      attributes.set_post_ops(sum);
+    }
+    if (!key.bias) return {dnnl::matmul::desc(x, weights, y), attributes, engine};
+    const memory::desc bias({1, key.out_features}, memory::data_type::f32, memory::format_tag::ab);
+    return {dnnl::matmul::desc(x, weights, bias, y), attributes, engine};
+  }
+
+  const Product& product(const ProductKey& key, const memory::desc& weights) {
+    const std::lock_guard lock(mutex);
+    auto found = products.find(key);
+    if (found == products.end()) {
+      const auto desc = describe(key, weights);
+      const ThreadsForNewPrimitives scope(key.threads);
+      found = products.emplace(key, Product{desc, dnnl::matmul(desc)}).first;
+    }
+    return found->second;
+  }
+
+  void reserve_scratchpad(int thread, const Product& product) {
+    const auto bytes = static_cast<std::int64_t>(product.desc.scratchpad_desc().get_size());
+    if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
+  }
+
+  void execute(const Product& product, const LinearParams& params, std::int64_t begin, std::int64_t rows, int thread) {
+    const auto& weight = static_cast<const PackedWeight&>(*params.weight);
+    const MatrixView x = params.x.slice(begin, rows), y = params.y.slice(begin, rows);
+    std::unordered_map<int, memory> arguments{
+        {DNNL_ARG_SRC, memory(product.desc.src_desc(), engine, x.data)},
+        {DNNL_ARG_WEIGHTS, weight.packed()},
+        {DNNL_ARG_DST, memory(product.desc.dst_desc(), engine, y.data)},
+        {DNNL_ARG_SCRATCHPAD, memory(product.desc.scratchpad_desc(), engine, scratchpads[thread].as<>())}};
+    if (params.bias != nullptr) {
+      arguments.emplace(DNNL_ARG_BIAS, memory(product.desc.bias_desc(), engine, const_cast<float*>(params.bias)));
+    }
+    product.primitive.execute(streams[thread], arguments);
+    streams[thread].wait();
+  }
+};
+
+Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
+  impl_->dtype = precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
+  impl_->threads = threads;
+  for (int t = 0; t < threads; ++t) impl_->streams.emplace_back(impl_->engine);
+  impl_->scratchpads.resize(threads);
+}
+
+Gemm::~Gemm() = default;
+
+std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) {
+  const DType dtype = impl_->dtype;
+  Buffer plain = Buffer::host(out_features * dtype_bytes(dtype, in_features));
+  const MatrixView rows{plain.as<>(), dtype, out_features, in_features};
+  std::vector<float> slab;
+  for (std::int64_t begin = 0; begin < out_features; begin += kPackSlab) {
+    const std::int64_t end = std::min(out_features, begin + kPackSlab);
+    slab.resize(static_cast<std::size_t>((end - begin) * in_features));
+    reader(begin, end, slab);
+    const MatrixView source{slab.data(), DType::kF32, end - begin, in_features};
+    parallel_rows(impl_->threads, end - begin, [&](std::int64_t from, std::int64_t to) {
+      convert_rows(source, rows.slice(begin, end - begin), from, to);
+    });
+  }
+
+  const auto type = onednn_type(dtype);
+  const memory::dims dims{in_features, out_features};
+  const ProductKey key{kPackRows, in_features, out_features, dtype, false, false, 1};
+  const auto packed_desc = impl_->describe(key, memory::desc(dims, type, memory::format_tag::any)).weights_desc();
+  memory source(memory::desc(dims, type, memory::format_tag::ba), impl_->engine, plain.as<>());
+  memory packed(packed_desc, impl_->engine);
+  dnnl::reorder(source, packed).execute(impl_->streams[0], source, packed);
+  impl_->streams[0].wait();
+  return std::make_unique<PackedWeight>(out_features, in_features, std::move(packed));
+}
+
+void Gemm::linear(const LinearParams& params) {
+  const auto& weight = static_cast<const PackedWeight&>(*params.weight);
+  check(params.x.dtype == impl_->dtype && params.x.cols == weight.in_features(), "linear: x does not fit the weight");
+  check(params.y.cols == weight.out_features() && params.y.rows == params.x.rows, "linear: y does not fit");
+  check(!params.accumulate || params.y.dtype == DType::kF32, "linear: only float32 is accumulated into");
+  const std::int64_t rows = params.x.rows;
+  if (rows == 0) return;
+  const auto key = [&](std::int64_t key_rows, int threads) {
+    return ProductKey{key_rows,          weight.in_features(),      weight.out_features(), params.y.dtype,
+                      params.accumulate, params.bias != nullptr, threads};
+  };
+  const memory::desc packed_desc = weight.packed().get_desc();
+  const int threads = impl_->threads;
+  if (rows < kMinRowsPerThread * threads) {
+    const Product& product = impl_->product(key(rows, threads), packed_desc);
+    impl_->reserve_scratchpad(0, product);
+    impl_->execute(product, params, 0, rows, 0);
+    return;
+  }
+  parallel(threads, [&](int thread) {
+    const auto [begin, end] = share(rows, thread, threads);
+    const Product& product = impl_->product(key(end - begin, 1), packed_desc);
+    impl_->reserve_scratchpad(thread, product);
+    impl_->execute(product, params, begin, end - begin, thread);
+  });
+}
+
+}  // namespace winnow::cpu

@@ -1,0 +1,253 @@
+// Tile kernels for any machine Highway knows, on float arithmetic; a bf16 cache is widened on the fly.
+#include "backends/cpu/tile_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/tile_kernels_portable.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+// After highway.h.
+#include "hwy/contrib/math/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace winnow::cpu::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F = hn::CappedTag<float, 16>;  // a key block is 16 wide
+constexpr std::int64_t kRows = 8;    // queries of one register block
+
+// `count` < Lanes floats from p, zeros behind.
+template <class D>
+HWY_INLINE hn::Vec<D> load_some(D d, const float* p, std::int64_t count) {
+  return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
+}
+
+// The even and odd elements of 2 * Lanes consecutive bf16.
+struct Pairs {
+  hn::Vec<F> even, odd;
+};
+HWY_INLINE Pairs load_pairs(F d, const BF16* p) {
+  const hn::RebindToUnsigned<F> du;
+  const auto bits = hn::LoadU(du, reinterpret_cast<const std::uint32_t*>(p));
+  return {hn::BitCast(d, hn::ShiftLeft<16>(bits)), hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u)))};
+}
+
+// sum[r] += q[row + r] . keys, for one vector of keys.
+template <bool kPairs>
+HWY_INLINE void score_vector(F d, const float* q, const void* block, std::int64_t lane, std::int64_t dim, float* s,
+                             std::int64_t s_stride) {
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+  const auto add = [&](std::int64_t i, auto k) HWY_ATTR {
+    s0 = hn::MulAdd(hn::Set(d, q[i]), k, s0);
+    s1 = hn::MulAdd(hn::Set(d, q[dim + i]), k, s1);
+    s2 = hn::MulAdd(hn::Set(d, q[2 * dim + i]), k, s2);
+    s3 = hn::MulAdd(hn::Set(d, q[3 * dim + i]), k, s3);
+    s4 = hn::MulAdd(hn::Set(d, q[4 * dim + i]), k, s4);
+    s5 = hn::MulAdd(hn::Set(d, q[5 * dim + i]), k, s5);
+    s6 = hn::MulAdd(hn::Set(d, q[6 * dim + i]), k, s6);
+    s7 = hn::MulAdd(hn::Set(d, q[7 * dim + i]), k, s7);
+  };
+  if constexpr (kPairs) {
+    const auto* k = static_cast<const BF16*>(block) + 2 * lane;
+    for (std::int64_t i = 0; i < dim; i += 2, k += 32) {
+      const Pairs pair = load_pairs(d, k);
+      add(i, pair.even);
+      add(i + 1, pair.odd);
+    }
+  } else {
+    const auto* k = static_cast<const float*>(block) + lane;
+    for (std::int64_t i = 0; i < dim; ++i, k += 16) add(i, hn::LoadU(d, k));
+  }
+  hn::StoreU(s0, d, s);
+  hn::StoreU(s1, d, s + s_stride);
+  hn::StoreU(s2, d, s + 2 * s_stride);
+  hn::StoreU(s3, d, s + 3 * s_stride);
+  hn::StoreU(s4, d, s + 4 * s_stride);
+  hn::StoreU(s5, d, s + 5 * s_stride);
+  hn::StoreU(s6, d, s + 6 * s_stride);
+  hn::StoreU(s7, d, s + 7 * s_stride);
+}
+
+template <bool kPairs>
+void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+  const F d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t block_bytes = 16 * dim * (kPairs ? 2 : 4);
+  for (std::int64_t block = 0; block < keys / 16; ++block) {
+    const auto* keys_of_block = static_cast<const std::byte*>(k) + block * block_bytes;
+    for (std::int64_t lane = 0; lane < 16; lane += lanes) {
+      for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+        score_vector<kPairs>(d, q + row * dim, keys_of_block, lane, dim, s + row * s_stride + block * 16 + lane,
+                             s_stride);
+      }
+    }
+  }
+}
+
+void scores_f32(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+  scores<false>(static_cast<const float*>(q), k, dim, keys, s, s_stride);
+}
+
+void scores_bf16(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+  HWY_ALIGN float wide[kTileQueries * kMaxHeadDim];
+  for (std::int64_t i = 0; i < kTileQueries * dim; ++i) wide[i] = to_float(static_cast<const BF16*>(q)[i]);
+  scores<true>(wide, k, dim, keys, s, s_stride);
+}
+
+void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t dim) {
+  const float old = tile.maximum[q];
+  tile.maximum[q] = maximum;
+  if (std::isinf(old)) return;  // nothing gathered yet
+  const float factor = std::exp2(old - maximum);
+  for (float& sum : tile.sums[q]) sum *= factor;
+  for (std::int64_t d = 0; d < dim; ++d) tile.o.as<float>()[q * dim + d] *= factor;
+}
+
+void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q, float scale,
+                 std::int64_t dim) {
+  const F d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t whole = visible / lanes * lanes;
+  const auto tail = hn::FirstN(d, static_cast<std::size_t>(visible - whole));
+  auto vmax = hn::Set(d, -INFINITY);
+  for (std::int64_t k = 0; k < whole; k += lanes) vmax = hn::Max(vmax, hn::LoadU(d, row + k));
+  if (whole < visible) vmax = hn::Max(vmax, hn::IfThenElse(tail, hn::LoadU(d, row + whole), vmax));
+  const float maximum = hn::GetLane(hn::MaxOfLanes(d, vmax)) * scale;
+  if (maximum > tile.maximum[q] + kRescaleSlack) raise_maximum(tile, q, maximum, dim);
+  constexpr float kLn2 = 0.6931471805599453f;
+  const auto vscale = hn::Set(d, scale * kLn2), shift = hn::Set(d, tile.maximum[q] * kLn2);
+  auto sum = hn::LoadU(d, tile.sums[q]);
+  for (std::int64_t k = 0; k < whole; k += lanes) {
+    const auto p = hn::Exp(d, hn::MulSub(hn::LoadU(d, row + k), vscale, shift));
+    sum = hn::Add(sum, p);
+    hn::StoreU(p, d, row + k);
+  }
+  std::int64_t next = whole;
+  if (whole < visible) {
+    const auto p = hn::IfThenElseZero(tail, hn::Exp(d, hn::MulSub(hn::LoadU(d, row + whole), vscale, shift)));
+    sum = hn::Add(sum, p);
+    hn::StoreU(p, d, row + whole);
+    next += lanes;
+  }
+  hn::StoreU(sum, d, tile.sums[q]);
+  for (; next < keys; next += lanes) hn::StoreU(hn::Zero(d), d, row + next);
+}
+
+// Turns scores into probabilities e^((s - maximum) * scale), in place; `scale` is in units of log2.
+void softmax(const TileStep& step, float* s, float scale, std::int64_t dim) {
+  for (std::int64_t q = 0; q < step.tile->rows; ++q) {
+    const std::int64_t visible = std::clamp<std::int64_t>(step.tile->limits[q] - step.first, 0, step.keys);
+    softmax_row(s + q * kScoreStride, step.keys, visible, *step.tile, q, scale, dim);
+  }
+}
+
+// o[row + r] += p[row + r] . values, for one vector of dimensions; only the first `count` lanes exist.
+template <bool kPairs>
+HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o,
+                                  std::int64_t count) {
+  const hn::RebindToUnsigned<F> du;
+  const bool full = count >= static_cast<std::int64_t>(hn::Lanes(d));
+  const auto lanes = hn::FirstN(d, static_cast<std::size_t>(count));
+  const auto load = [&](const float* from) HWY_ATTR { return full ? hn::LoadU(d, from) : load_some(d, from, count); };
+  decltype(hn::Zero(d)) s0 = load(o), s1 = load(o + dim), s2 = load(o + 2 * dim), s3 = load(o + 3 * dim);
+  decltype(hn::Zero(d)) s4 = load(o + 4 * dim), s5 = load(o + 5 * dim), s6 = load(o + 6 * dim), s7 = load(o + 7 * dim);
+  const auto add = [&](std::int64_t key, auto x) HWY_ATTR {
+    s0 = hn::MulAdd(hn::Set(d, p[key]), x, s0);
+    s1 = hn::MulAdd(hn::Set(d, p[kScoreStride + key]), x, s1);
+    s2 = hn::MulAdd(hn::Set(d, p[2 * kScoreStride + key]), x, s2);
+    s3 = hn::MulAdd(hn::Set(d, p[3 * kScoreStride + key]), x, s3);
+    s4 = hn::MulAdd(hn::Set(d, p[4 * kScoreStride + key]), x, s4);
+    s5 = hn::MulAdd(hn::Set(d, p[5 * kScoreStride + key]), x, s5);
+    s6 = hn::MulAdd(hn::Set(d, p[6 * kScoreStride + key]), x, s6);
+    s7 = hn::MulAdd(hn::Set(d, p[7 * kScoreStride + key]), x, s7);
+  };
+  if constexpr (kPairs) {
+    const auto* values = static_cast<const std::uint32_t*>(v);  // one element a pair of rows
+    for (std::int64_t key = 0; key < keys; key += 2, values += dim) {
+      const auto bits = full ? hn::LoadU(du, values) : hn::MaskedLoad(hn::FirstN(du, static_cast<std::size_t>(count)), du, values);
+      add(key, hn::BitCast(d, hn::ShiftLeft<16>(bits)));
+      add(key + 1, hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u))));
+    }
+  } else {
+    const auto* values = static_cast<const float*>(v);
+    for (std::int64_t key = 0; key < keys; ++key, values += dim) add(key, load(values));
+  }
+  const auto store = [&](auto x, float* to) HWY_ATTR {
+    if (full) {
+      hn::StoreU(x, d, to);
+    } else {
+      hn::BlendedStore(x, lanes, d, to);
+    }
+  };
+  store(s0, o);
+  store(s1, o + dim);
+  store(s2, o + 2 * dim);
+  store(s3, o + 3 * dim);
+  store(s4, o + 4 * dim);
+  store(s5, o + 5 * dim);
+  store(s6, o + 6 * dim);
+  store(s7, o + 7 * dim);
+}
+
+template <bool kPairs>
+void accumulate(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+  const F d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < dim; i += lanes) {
+    const auto* values = static_cast<const std::byte*>(v) + i * 4;  // a float, or a pair of bf16
+    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+      accumulate_vector<kPairs>(d, p + row * kScoreStride, values, dim, keys, o + row * dim + i, dim - i);
+    }
+  }
+}
+
+void attend_f32(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
+  for (const TileStep& step : steps) {
+    scores_f32(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
+    softmax(step, s, scale, dim);
+    accumulate<false>(s, step.v, dim, step.keys, step.tile->o.as<float>());
+  }
+}
+void attend_bf16(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
+  for (const TileStep& step : steps) {
+    scores_bf16(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
+    softmax(step, s, scale, dim);
+    accumulate<true>(s, step.v, dim, step.keys, step.tile->o.as<float>());
+  }
+}
+
+}  // namespace
+}  // namespace winnow::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace winnow::cpu {
+HWY_EXPORT(scores_f32);
+HWY_EXPORT(scores_bf16);
+HWY_EXPORT(attend_f32);
+HWY_EXPORT(attend_bf16);
+namespace {
+constexpr TileKernels kF32{"portable", DType::kF32, 1,
+                           [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_f32)(a...); },
+                           [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_f32)(a...); }, nullptr, nullptr};
+constexpr TileKernels kBf16{"portable", DType::kBF16, 1,
+                            [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_bf16)(a...); },
+                            [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_bf16)(a...); }, nullptr, nullptr};
+}  // namespace
+
+const TileKernels& portable_f32_tile_kernels() { return kF32; }
+const TileKernels& portable_bf16_tile_kernels() { return kBf16; }
+
+const TileKernels& choose_tile_kernels(DType dtype, std::int64_t head_dim) {
+  if (dtype == DType::kF32) return kF32;
+  for (const TileKernels* kernels : {amx_tile_kernels(), avx512_bf16_tile_kernels()}) {
+    if (kernels != nullptr && head_dim % kernels->dim_multiple == 0) return *kernels;
+  }
+  return kBf16;
+}
+
+}  // namespace winnow::cpu
+#endif

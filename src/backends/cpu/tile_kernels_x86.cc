@@ -1,0 +1,326 @@
+// Tile kernels for AVX512_BF16 and AMX. Compiled with function target attributes, so that the rest of the program
+// stays runnable on machines without them; Debian's Highway 1.0.3 has neither vdpbf16ps nor AMX.
+#include "backends/cpu/cpu_features.h"
+#include "backends/cpu/tile_kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace winnow::cpu {
+namespace {
+
+#define WINNOW_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+#define WINNOW_AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")))
+
+// ---- softmax ----------------------------------------------------------------------------------------------------
+
+// 2^x for x <= kRescaleSlack. Relative error 7.5e-5 (minimax cubic on the fraction): a thirtieth of the bf16 rounding that follows.
+WINNOW_AVX512 inline __m512 exp2_fast(__m512 x) {
+  constexpr int kFractionByFloor = 0x01;
+  const __m512 f = _mm512_reduce_ps(x, kFractionByFloor);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.07802466303110123f), f, _mm512_set1_ps(0.22606758773326874f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958330273628235f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999253153800964f));
+  return _mm512_scalef_ps(p, x);
+}
+
+WINNOW_AVX512 inline __mmask16 lanes_below(std::int64_t count) {
+  if (count >= 16) return 0xffff;
+  return count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1u);
+}
+
+// Multiplies what a row has gathered so far by 2^(old maximum - new maximum).
+WINNOW_AVX512 void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t dim) {
+  const float old = tile.maximum[q];
+  tile.maximum[q] = maximum;
+  if (std::isinf(old)) return;  // nothing gathered yet
+  const __m512 factor = _mm512_set1_ps(std::exp2(old - maximum));
+  _mm512_store_ps(tile.sums[q], _mm512_mul_ps(_mm512_load_ps(tile.sums[q]), factor));
+  float* row = tile.o.as<float>() + q * dim;
+  for (std::int64_t d = 0; d < dim; d += 16) {
+    const __mmask16 lanes = lanes_below(dim - d);
+    _mm512_mask_storeu_ps(row + d, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, row + d), factor));
+  }
+}
+
+WINNOW_AVX512 inline void store_probabilities(float* row, std::int64_t key, __m512 low, __m512 high) {
+  auto* p = reinterpret_cast<std::uint16_t*>(row) + key;
+  _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+}
+
+// One row in which every key is visible; `keys` is a multiple of 32.
+WINNOW_AVX512 inline void softmax_row(float* row, std::int64_t keys, QueryTile& tile, std::int64_t q, float scale,
+                                      std::int64_t dim) {
+  const __m512 vscale = _mm512_set1_ps(scale);
+  __m512 vmax = _mm512_set1_ps(tile.maximum[q]);
+  __m512 m0 = _mm512_load_ps(row), m1 = _mm512_load_ps(row + 16);
+  for (std::int64_t k = 32; k < keys; k += 32) {
+    m0 = _mm512_max_ps(m0, _mm512_load_ps(row + k));
+    m1 = _mm512_max_ps(m1, _mm512_load_ps(row + k + 16));
+  }
+  const __m512 excess = _mm512_fmsub_ps(_mm512_max_ps(m0, m1), vscale, vmax);
+  if (_mm512_cmp_ps_mask(excess, _mm512_set1_ps(kRescaleSlack), _CMP_GT_OQ) != 0) [[unlikely]] {
+    raise_maximum(tile, q, _mm512_reduce_max_ps(_mm512_max_ps(m0, m1)) * scale, dim);
+    vmax = _mm512_set1_ps(tile.maximum[q]);
+  }
+  __m512 s0 = _mm512_load_ps(tile.sums[q]), s1 = _mm512_setzero_ps();
+  for (std::int64_t k = 0; k < keys; k += 32) {
+    const __m512 p0 = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(row + k), vscale, vmax));
+    const __m512 p1 = exp2_fast(_mm512_fmsub_ps(_mm512_load_ps(row + k + 16), vscale, vmax));
+    s0 = _mm512_add_ps(s0, p0);
+    s1 = _mm512_add_ps(s1, p1);
+    store_probabilities(row, k, p0, p1);
+  }
+  _mm512_store_ps(tile.sums[q], _mm512_add_ps(s0, s1));
+}
+
+// The same with only the first `visible` keys.
+WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
+                                      std::int64_t q, float scale, std::int64_t dim) {
+  __m512 m = _mm512_set1_ps(-INFINITY);
+  for (std::int64_t k = 0; k < visible; k += 16) {
+    m = _mm512_mask_max_ps(m, lanes_below(visible - k), m, _mm512_load_ps(row + k));
+  }
+  const float maximum = _mm512_reduce_max_ps(m) * scale;
+  if (maximum > tile.maximum[q] + kRescaleSlack) raise_maximum(tile, q, maximum, dim);
+  const __m512 vscale = _mm512_set1_ps(scale), vmax = _mm512_set1_ps(tile.maximum[q]);
+  __m512 sum = _mm512_load_ps(tile.sums[q]);
+  const auto probability = [&](std::int64_t k) WINNOW_AVX512 {
+    const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(row + k), vscale, vmax);
+    return _mm512_maskz_mov_ps(lanes_below(visible - k), exp2_fast(x));
+  };
+  for (std::int64_t k = 0; k < keys; k += 32) {
+    const __m512 p0 = probability(k), p1 = probability(k + 16);
+    sum = _mm512_add_ps(sum, _mm512_add_ps(p0, p1));
+    store_probabilities(row, k, p0, p1);
+  }
+  _mm512_store_ps(tile.sums[q], sum);
+}
+
+// Turns scores into probabilities 2^(s * scale - maximum): rows of bf16 in the place of their floats.
+WINNOW_AVX512 void softmax_rows(const TileStep& step, float* s, float scale, std::int64_t dim) {
+  QueryTile& tile = *step.tile;
+  for (std::int64_t q = 0; q < tile.rows; ++q) {
+    const std::int64_t visible = tile.limits[q] - step.first;
+    float* row = s + q * kScoreStride;
+    if (visible >= step.keys) [[likely]] {
+      softmax_row(row, step.keys, tile, q, scale, dim);
+    } else {
+      softmax_row_masked(row, step.keys, std::max<std::int64_t>(visible, 0), tile, q, scale, dim);
+    }
+  }
+}
+
+// ---- products on vdpbf16ps ----------------------------------------------------------------------------------------
+
+WINNOW_AVX512 inline __m512bh load_pairs(const BF16* p) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p)); }
+WINNOW_AVX512 inline __m512bh broadcast_pair(const void* p) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
+
+constexpr int kRows = 8;   // queries of one register block
+constexpr int kLanes = 2;  // vectors of keys (or dims) of one register block; 8 x 2 sums, 2 operands: 18 of 32 registers
+
+WINNOW_AVX512 void scores_avx512(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+                                 std::int64_t s_stride) {
+  const auto* queries = static_cast<const BF16*>(q);
+  const auto* blocks = static_cast<const BF16*>(k);
+  for (std::int64_t key = 0; key < keys; key += 16 * kLanes) {
+    const BF16* block[kLanes] = {blocks + key * dim, blocks + (key + 16) * dim};
+    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+      __m512 sum[kRows][kLanes];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+      for (std::int64_t d = 0; d < dim; d += 2) {
+        const __m512bh k0 = load_pairs(block[0] + d * 16), k1 = load_pairs(block[1] + d * 16);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const __m512bh pair = broadcast_pair(queries + (row + r) * dim + d);
+          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], pair, k0);
+          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], pair, k1);
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        _mm512_storeu_ps(s + (row + r) * s_stride + key, sum[r][0]);
+        _mm512_storeu_ps(s + (row + r) * s_stride + key + 16, sum[r][1]);
+      }
+    }
+  }
+}
+
+WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+  const auto* values = static_cast<const BF16*>(v);
+  for (std::int64_t d = 0; d < dim; d += 16 * kLanes) {
+    const __mmask16 mask[kLanes] = {lanes_below(dim - d), lanes_below(dim - d - 16)};
+    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+      __m512 sum[kRows][kLanes];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        float* out = o + (row + r) * dim + d;
+        sum[r][0] = _mm512_maskz_loadu_ps(mask[0], out);
+        sum[r][1] = _mm512_maskz_loadu_ps(mask[1], out + 16);
+      }
+      for (std::int64_t key = 0; key < keys; key += 2) {
+        const BF16* pairs = values + key * dim + d * 2;
+        const auto v0 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[0], pairs));
+        const auto v1 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[1], pairs + 32));
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const auto* probabilities = reinterpret_cast<const std::uint16_t*>(p + (row + r) * kScoreStride);
+          const __m512bh pair = broadcast_pair(probabilities + key);
+          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], pair, v0);
+          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], pair, v1);
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        float* out = o + (row + r) * dim + d;
+        _mm512_mask_storeu_ps(out, mask[0], sum[r][0]);
+        _mm512_mask_storeu_ps(out + 16, mask[1], sum[r][1]);
+      }
+    }
+  }
+}
+
+WINNOW_AVX512 void attend_avx512(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
+  for (const TileStep& step : steps) {
+    scores_avx512(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
+    softmax_rows(step, s, scale, dim);
+    accumulate_avx512(s, step.v, dim, step.keys, step.tile->o.as<float>());
+  }
+}
+
+// ---- products on AMX ----------------------------------------------------------------------------------------------
+
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+WINNOW_AMX void enter_amx() {
+  static constexpr TileConfig kConfig{};
+  _tile_loadconfig(&kConfig);
+}
+WINNOW_AMX void leave_amx() { _tile_release(); }
+
+// 32 queries x 32 keys a step: tiles 0-3 hold the sums, 4-5 queries, 6-7 keys. `dim` is a multiple of 32.
+WINNOW_AMX void scores_amx(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+                           std::int64_t s_stride) {
+  const auto* queries = static_cast<const BF16*>(q);
+  const std::int64_t q_bytes = dim * 2, s_bytes = s_stride * 4;
+  for (std::int64_t key = 0; key < keys; key += 32, s += 32) {
+    const BF16* k0 = static_cast<const BF16*>(k) + key * dim;
+    const BF16* k1 = k0 + 16 * dim;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (std::int64_t d = 0; d < dim; d += 32) {
+      _tile_loadd(4, queries + d, q_bytes);
+      _tile_loadd(6, k0 + d * 16, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, k1 + d * 16, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, queries + 16 * dim + d, q_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, s, s_bytes);
+    _tile_stored(1, s + 16, s_bytes);
+    _tile_stored(2, s + 16 * s_stride, s_bytes);
+    _tile_stored(3, s + 16 * s_stride + 16, s_bytes);
+  }
+}
+
+// The same for the commonest head_dim, 64: the four query tiles (2-5) stay in registers, 16 keys a step.
+WINNOW_AMX void scores_amx_64(const BF16* queries, const BF16* k, std::int64_t keys, float* s, std::int64_t s_stride) {
+  constexpr std::int64_t kDim = 64, kQueryBytes = 2 * kDim;
+  _tile_loadd(2, queries, kQueryBytes);
+  _tile_loadd(3, queries + 32, kQueryBytes);
+  _tile_loadd(4, queries + 16 * kDim, kQueryBytes);
+  _tile_loadd(5, queries + 16 * kDim + 32, kQueryBytes);
+  for (std::int64_t key = 0; key < keys; key += 16, s += 16, k += 16 * kDim) {
+    _tile_loadd(6, k, 64);
+    _tile_zero(0);
+    _tile_dpbf16ps(0, 2, 6);
+    _tile_zero(1);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, k + 512, 64);
+    _tile_dpbf16ps(0, 3, 7);
+    _tile_dpbf16ps(1, 5, 7);
+    _tile_stored(0, s, s_stride * 4);
+    _tile_stored(1, s + 16 * s_stride, s_stride * 4);
+  }
+}
+
+// 32 queries x 32 dims a step: four sums, so that their latencies overlap.
+WINNOW_AMX void accumulate_amx(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+  const auto* p0 = reinterpret_cast<const std::uint16_t*>(p);
+  const auto* p1 = reinterpret_cast<const std::uint16_t*>(p + 16 * kScoreStride);
+  const std::int64_t p_bytes = kScoreStride * 4, v_bytes = dim * 4, o_bytes = dim * 4;
+  for (std::int64_t d = 0; d < dim; d += 32) {
+    const BF16* values = static_cast<const BF16*>(v) + d * 2;
+    float* o0 = o + d;
+    float* o1 = o0 + 16 * dim;
+    _tile_loadd(0, o0, o_bytes);
+    _tile_loadd(1, o0 + 16, o_bytes);
+    _tile_loadd(2, o1, o_bytes);
+    _tile_loadd(3, o1 + 16, o_bytes);
+    for (std::int64_t key = 0; key < keys; key += 32) {
+      _tile_loadd(4, p0 + key, p_bytes);
+      _tile_loadd(6, values + key * dim, v_bytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, values + key * dim + 32, v_bytes);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, p1 + key, p_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, o0, o_bytes);
+    _tile_stored(1, o0 + 16, o_bytes);
+    _tile_stored(2, o1, o_bytes);
+    _tile_stored(3, o1 + 16, o_bytes);
+  }
+}
+
+// Step after step: interleaving the matrix unit's work on one step with the vector unit's on another was tried and is slower
+// (tile products and 512-bit arithmetic hardly overlap on Xeon; docs/kernels.md has the numbers).
+WINNOW_AMX void attend_amx(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
+  for (const TileStep& step : steps) {
+    const auto* queries = step.tile->q.as<BF16>();
+    if (dim == 64) {
+      scores_amx_64(queries, static_cast<const BF16*>(step.k), step.keys, s, kScoreStride);
+    } else {
+      scores_amx(queries, step.k, dim, step.keys, s, kScoreStride);
+    }
+    softmax_rows(step, s, scale, dim);
+    accumulate_amx(s, step.v, dim, step.keys, step.tile->o.as<float>());
+  }
+}
+
+constexpr TileKernels kAvx512Kernels{"AVX512_BF16", DType::kBF16, 2, attend_avx512, scores_avx512, nullptr, nullptr};
+constexpr TileKernels kAmxKernels{"AMX", DType::kBF16, 32, attend_amx, scores_amx, enter_amx, leave_amx};
+
+}  // namespace
+
+const TileKernels* avx512_bf16_tile_kernels() { return has_avx512_bf16() ? &kAvx512Kernels : nullptr; }
+const TileKernels* amx_tile_kernels() { return has_amx_bf16() ? &kAmxKernels : nullptr; }
+
+}  // namespace winnow::cpu
+
+#else
+
+namespace winnow::cpu {
+const TileKernels* avx512_bf16_tile_kernels() { return nullptr; }
+const TileKernels* amx_tile_kernels() { return nullptr; }
+}  // namespace winnow::cpu
+
+#endif

@@ -1,0 +1,51 @@
+#include "backends/cpu/window_softmax.h"
+
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/window_softmax.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+// After highway.h.
+#include "hwy/contrib/math/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace winnow::cpu::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+void add_softmax_simd(float* s, std::int64_t count, float scale, float weight, float* scores) {
+  const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  // Past the end: -inf, whose exponential is 0.
+  for (std::int64_t i = count; i % lanes != 0; ++i) s[i] = -INFINITY;
+  auto vmax = hn::Set(d, -INFINITY);
+  for (std::int64_t i = 0; i < count; i += lanes) vmax = hn::Max(vmax, hn::LoadU(d, s + i));
+  const auto vscale = hn::Set(d, scale), shift = hn::Mul(hn::MaxOfLanes(d, vmax), vscale);
+  auto sum = hn::Zero(d);
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const auto p = hn::Exp(d, hn::MulSub(hn::LoadU(d, s + i), vscale, shift));
+    sum = hn::Add(sum, p);
+    hn::StoreU(p, d, s + i);
+  }
+  const float factor = weight / hn::GetLane(hn::SumOfLanes(d, sum));
+  const auto vfactor = hn::Set(d, factor);
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, s + i), vfactor, hn::LoadU(d, scores + i)), d, scores + i);
+  }
+  for (; i < count; ++i) scores[i] += s[i] * factor;
+}
+
+}  // namespace
+}  // namespace winnow::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace winnow::cpu {
+HWY_EXPORT(add_softmax_simd);
+void add_softmax(float* s, std::int64_t count, float scale, float weight, float* scores) {
+  HWY_DYNAMIC_DISPATCH(add_softmax_simd)(s, count, scale, weight, scores);
+}
+}  // namespace winnow::cpu
+#endif

@@ -1,0 +1,80 @@
+#include "formats/hf_config.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/mapped_file.h"
+#include "formats/json_text.h"
+
+namespace winnow {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kMaxConfigBytes = 16 << 20;
+
+bool is_set(const Json& config, const char* key) {
+  const auto found = config.find(key);
+  return found != config.end() && !found->is_null();
+}
+
+// config[to] = config[from], unless `to` is there already or `from` is not.
+void copy_key(Json& config, const char* from, const char* to) {
+  if (!is_set(config, to) && is_set(config, from)) config[to] = config.at(from);
+}
+
+void set_default(Json& config, const char* key, Json value) {
+  if (!is_set(config, key)) config[key] = std::move(value);
+}
+
+void add_gpt2_keys(Json& config) {
+  copy_key(config, "n_embd", "hidden_size");
+  copy_key(config, "n_layer", "num_hidden_layers");
+  copy_key(config, "n_head", "num_attention_heads");
+  copy_key(config, "num_attention_heads", "num_key_value_heads");
+  copy_key(config, "n_positions", "max_position_embeddings");
+  copy_key(config, "n_ctx", "max_position_embeddings");
+  copy_key(config, "n_inner", "intermediate_size");
+  copy_key(config, "activation_function", "hidden_act");
+  set_default(config, "hidden_act", "gelu_new");
+  set_default(config, "layer_norm_epsilon", 1e-5);
+  set_default(config, "tie_word_embeddings", true);
+  if (!is_set(config, "intermediate_size") && is_set(config, "hidden_size")) {
+    const Json& hidden = config.at("hidden_size");
+    const bool is_plausible = hidden.is_number_integer() && hidden > 0 && hidden < (1 << 24);
+    if (is_plausible) config["intermediate_size"] = 4 * hidden.get<std::int64_t>();
+  }
+}
+
+// transformers 5 writes {"rope_parameters": {"rope_theta": t, "rope_type": "default" | name, ...}}.
+void add_rope_keys(Json& config) {
+  const auto parameters = config.find("rope_parameters");
+  if (parameters == config.end() || !parameters->is_object()) return;
+  if (is_set(*parameters, "rope_theta")) set_default(config, "rope_theta", parameters->at("rope_theta"));
+  const auto type = parameters->find("rope_type");
+  if (type == parameters->end() || *type == "default" || is_set(config, "rope_scaling")) return;
+  Json scaling = *parameters;
+  scaling.erase("rope_theta");
+  config["rope_scaling"] = std::move(scaling);
+}
+
+}  // namespace
+
+Json parse_hf_config(std::string_view text, const std::string& file) {
+  Json config = parse_json_object(text, file, kMaxConfigBytes);
+  const auto type = config.find("model_type");
+  if (type == config.end() || !type->is_string()) {
+    fail(ErrorCode::kBadFormat, "{}: the key model_type is missing or no string", file);
+  }
+  if (*type == "gpt2") add_gpt2_keys(config);
+  add_rope_keys(config);
+  return config;
+}
+
+Json read_hf_config(const std::string& folder) {
+  const std::string path = folder + "/config.json";
+  const MappedFile file(path);
+  return parse_hf_config(file.text(), path);
+}
+
+}  // namespace winnow

@@ -1,0 +1,48 @@
+// Architecture: a model family and its sizes, as data. Read from a checkpoint's config, checked once, then trusted.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "backends/backend.h"
+#include "formats/weight_source.h"
+
+namespace winnow {
+
+// Names of a family's tensors; "{}" is the layer. An empty name: the family has no such tensor.
+struct TensorNames {
+  std::string embedding, position_embedding, final_norm, lm_head;
+  std::string attention_norm, q, k, v, qkv, attention_out, ffn_norm, gate, up, down;  // a family has q, k, v or qkv
+};
+
+struct Architecture {
+  std::string family;  // config's model_type: "llama", "qwen2", "gpt2"
+  std::string name;    // the model's own name, or the file's
+  TensorNames names;
+
+  std::int64_t layers = 0, model_dim = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn_dim = 0;
+  std::int64_t vocab = 0, context = 0;  // context: positions the model can tell apart
+
+  NormKind norm = NormKind::kRms;
+  float norm_epsilon = 0;
+  ActivationKind activation = ActivationKind::kSiluGated;
+  double rope_theta = 0;  // 0: learned position embeddings instead
+  bool tied_embeddings = false;
+
+  std::int64_t q_dim() const { return heads * head_dim; }
+  std::int64_t kv_dim() const { return kv_heads * head_dim; }
+  std::int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
+  bool gated() const { return activation == ActivationKind::kSiluGated; }
+  std::int64_t up_dim() const { return gated() ? 2 * ffn_dim : ffn_dim; }
+  // Multiply-adds x 2 of the linear layers of one decoder layer, for one token.
+  double layer_linear_flops() const {
+    return 2.0 * model_dim * (qkv_dim() + q_dim() + up_dim() + ffn_dim);
+  }
+  // Distinguishes models whose policies must not be mixed up.
+  std::string shape_hash() const;
+};
+
+// Error(kUnsupported) for a family or config value winnow cannot run, naming it; Error(kBadFormat) for sizes that make no sense.
+Architecture read_architecture(const WeightSource& source);
+
+}  // namespace winnow

@@ -1,0 +1,52 @@
+// A decoder layer in its three steps, on a chunk of rows. The main path (runtime/prefill.cc) calls them; they call Backend ops
+// only and know nothing of pruning.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backends/backend.h"
+#include "model/architecture.h"
+#include "model/weights.h"
+
+namespace winnow {
+
+// Activations of one chunk of rows; made once, used by every layer.
+class Workspace {
+ public:
+  Workspace(const Architecture& arch, Backend& backend, std::int64_t chunk_rows);
+  std::int64_t chunk_rows() const { return chunk_rows_; }
+  static std::int64_t bytes(const Architecture& arch, DType compute, std::int64_t chunk_rows);
+
+  MatrixView normed(std::int64_t rows) const;     // [rows, model_dim]
+  MatrixView qkv(std::int64_t rows) const;        // [rows, qkv_dim]
+  MatrixView attended(std::int64_t rows) const;   // [rows, q_dim]
+  MatrixView up(std::int64_t rows) const;         // [rows, up_dim]
+  MatrixView activated(std::int64_t rows) const;  // [rows, ffn_dim]
+
+ private:
+  MatrixView view(const Buffer& buffer, std::int64_t rows, std::int64_t cols) const;
+  const Architecture& arch_;
+  DType compute_;
+  std::int64_t chunk_rows_;
+  Buffer narrow_, wide_, activated_;
+};
+
+struct DecoderLayer {
+  const Architecture& arch;
+  const LayerWeights& weights;
+  const RopeTable& rope;
+  Backend& backend;
+  const Workspace& workspace;
+
+  // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`.
+  void project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
+                   LayerKv& kv) const;
+  // hidden += W_o attention(q, kv); query i sits at cache row query_rows[i].
+  void attend(const MatrixView& hidden, const MatrixView& q, std::span<const std::int64_t> query_rows,
+              const LayerKv& kv) const;
+  // hidden += ffn(norm(hidden)).
+  void feed_forward(const MatrixView& hidden) const;
+};
+
+}  // namespace winnow

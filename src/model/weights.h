@@ -1,0 +1,48 @@
+// The weights of a model, packed by a backend: bound by name, shapes checked against the architecture.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backends/backend.h"
+#include "formats/weight_source.h"
+#include "model/architecture.h"
+
+namespace winnow {
+
+struct NormWeights {
+  Buffer weight, bias;  // [model_dim] float32; bias may be empty
+};
+struct LinearWeights {
+  std::unique_ptr<Weight> weight;
+  Buffer bias;  // [out_features] float32, or empty
+};
+
+struct LayerWeights {
+  NormWeights attention_norm, ffn_norm;
+  LinearWeights qkv;            // [q_dim + 2 kv_dim, model_dim]
+  LinearWeights attention_out;  // [model_dim, q_dim]
+  LinearWeights up;             // [up_dim, model_dim]: gate | up, or up alone
+  LinearWeights down;           // [model_dim, ffn_dim]
+};
+
+struct ModelWeights {
+  std::vector<LayerWeights> layers;
+  NormWeights final_norm;
+  LinearWeights lm_head;  // [vocab, model_dim]
+  RopeTable rope;
+  std::int64_t bytes = 0;  // of all packed matrices
+};
+
+// Reads and packs everything but the embedding table, which stays in the file. `progress` is told the share done (0..1).
+// Error(kBadFormat) names a tensor that is missing or has another shape (expected and found).
+ModelWeights load_weights(const WeightSource& source, const Architecture& arch, Backend& backend,
+                          const std::function<void(double)>& progress);
+
+// Hidden states of `tokens`, [tokens, model_dim] float32; `first_position` matters to learned position embeddings only.
+// Error(kBadArgument) for an id outside the vocabulary.
+void embed(const WeightSource& source, const Architecture& arch, std::span<const std::int32_t> tokens,
+           std::int64_t first_position, const MatrixView& hidden);
+
+}  // namespace winnow

@@ -1,0 +1,66 @@
+// Engine: an opened model. Immutable after open(); sessions share it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "backends/backend.h"
+#include "formats/weight_source.h"
+#include "model/architecture.h"
+#include "model/weights.h"
+#include "sparsity/policy.h"
+#include "tokenizer/tokenizer.h"
+
+namespace winnow {
+
+struct EngineOptions {
+  std::string model;           // a GGUF file or a Hugging Face folder, or
+  std::string random_weights;  // the name of a shape to fill with random weights
+  std::uint64_t seed = 0;      // of the random weights
+  std::string device = "cpu";  // "cpu", or "reference" (the slow oracle)
+  Precision precision = Precision::kBF16;
+  int threads = 0;             // 0: all the process may use
+  std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
+};
+
+// Bytes a run needs, before it starts.
+struct MemoryEstimate {
+  std::int64_t weights = 0, kv = 0, activations = 0;
+  std::int64_t total() const { return weights + kv + activations; }
+};
+
+class Engine {
+ public:
+  // Throws Error; kOutOfMemory before anything is loaded when the weights cannot fit.
+  static std::unique_ptr<Engine> open(const EngineOptions& options);
+
+  const Architecture& arch() const { return arch_; }
+  const WeightSource& source() const { return *source_; }
+  const ModelWeights& weights() const { return weights_; }
+  Backend& backend() const { return *backend_; }
+  // Error(kBadArgument) for random weights, which have no tokenizer.
+  const Tokenizer& tokenizer() const;
+  bool has_tokenizer() const { return tokenizer_ != nullptr; }
+  bool random() const { return random_; }
+  ModelFacts facts() const { return {arch_.name, arch_.shape_hash(), arch_.layers}; }
+
+  // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the caches).
+  MemoryEstimate estimate(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) const;
+
+ private:
+  Engine() = default;
+  std::unique_ptr<WeightSource> source_;
+  Architecture arch_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  ModelWeights weights_;
+  bool random_ = false;
+};
+
+// Memory the system would let this process use now, cgroup limits included, in bytes.
+std::int64_t available_memory_bytes();
+// Most memory the process has held so far (peak resident set), in bytes.
+std::int64_t peak_memory_bytes();
+
+}  // namespace winnow

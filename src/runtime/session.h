@@ -1,0 +1,69 @@
+// Session: one conversation's caches. prefill() reads tokens under a policy, decode() adds one token at a time, and a
+// further prefill() continues the conversation on top of what is cached.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/decoder_layer.h"
+#include "runtime/engine.h"
+#include "runtime/stats.h"
+#include "sparsity/scorer.h"
+#include "sparsity/token_pruner.h"
+
+namespace winnow {
+
+struct PrefillOptions {
+  std::int64_t reserve_tokens = 128;  // room in the caches for this many decoded tokens
+  std::function<void(double)> progress;  // share done, 0..1; may be empty
+  std::function<bool()> cancelled;       // asked between layers; true stops with the session reset to before the call
+  // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full lm_head; for evaluation and
+  // tests. Empty: only the last token's logits are computed.
+  std::function<void(std::int64_t, const MatrixView&)> all_logits;
+};
+
+class Session {
+ public:
+  explicit Session(const Engine& engine);
+  ~Session();
+
+  // Reads `tokens`; logits() are then those after the last one. Error(kBadArgument) for an empty prompt or one longer than the context
+  // leaves room for. False if cancelled.
+  bool prefill(std::span<const TokenId> tokens, const Policy& policy, const PrefillOptions& options);
+
+  // Appends one token to every layer's cache; prompt tokens are never pruned again.
+  void decode(TokenId token);
+
+  std::span<const float> logits() const { return logits_; }  // [vocab]
+  std::int64_t tokens() const { return next_position_; }     // read and decoded so far, pruned ones included
+  const std::vector<StageRecord>& stages() const { return stages_; }  // of the last prefill
+  const PassStats& prefill_stats() const { return prefill_stats_; }   // of the last prefill
+  const PassStats& decode_stats() const { return decode_stats_; }     // summed since then
+  std::vector<std::int64_t> kv_lens() const;                          // cache rows by layer
+  std::int64_t kv_bytes() const;
+
+ private:
+  struct Turn;  // one prefill under way (prefill.cc)
+
+  void run_layers(Turn& turn);
+  void prune(Turn& turn, const Stage& stage, const LayerKv* kv);
+  void compute_logits(Turn& turn);
+  void cut_caches_to_survivors(const Turn& turn);
+  void check_room(std::int64_t new_tokens) const;
+  void reserve(LayerKv& kv, std::int64_t rows);
+
+  const Engine& engine_;
+  std::vector<LayerKv> kv_;                  // [layers]
+  PositionMode positions_ = PositionMode::kOriginal;
+  std::int64_t next_position_ = 0;
+  std::vector<float> logits_;
+  std::vector<StageRecord> stages_;
+  PassStats prefill_stats_, decode_stats_;
+  std::unique_ptr<Workspace> workspace_;
+  Buffer decode_hidden_, decode_q_;
+};
+
+}  // namespace winnow

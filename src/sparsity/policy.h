@@ -1,0 +1,72 @@
+// Policy: what to leave out. Plain data, read from JSON, a preset or "preset:scorer"; checked against a model once.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "backends/backend.h"
+
+namespace winnow {
+
+enum class ScorerKind : std::uint8_t { kAttention, kRecency, kRandom, kNorm, kLearned };
+enum class PositionMode : std::uint8_t { kOriginal, kCompact };
+enum class KvMode : std::uint8_t { kOwn, kFinal };
+
+// Before `layer`, either a share of the current prompt tokens is kept or as many as hold `top_p` of the score mass.
+struct Stage {
+  std::int64_t layer = 0;
+  double keep = 1.0;
+  std::optional<double> top_p;
+};
+
+struct TokenPolicy {
+  std::vector<Stage> stages;  // ascending by layer; empty: nothing is pruned
+  ScorerKind scorer = ScorerKind::kAttention;
+  std::int64_t window = 64;                            // last queries that vote (attention)
+  HeadReduction heads = HeadReduction::kMax;           // (attention)
+  std::int64_t pool = 7;                               // width of the max-pool over neighbours (attention); 1: none
+  double recency_mix = 0.0;                            // 0..1: weight of a token's rank by position beside its rank by score
+  std::string scorer_file;                             // (learned)
+  std::uint64_t seed = 0;                              // (random)
+  std::int64_t protect_head = 4;                       // first tokens that always stay
+  std::int64_t protect_tail_min = 16;                  // last tokens that always stay: at least this many,
+  double protect_tail_share = 0.1;                     // or this share of the current length
+  PositionMode positions = PositionMode::kOriginal;
+  KvMode kv = KvMode::kOwn;
+};
+
+struct Policy {
+  std::string name = "dense";  // preset or file, for tables
+  TokenPolicy tokens;
+  std::string model_name, shape_hash;       // of the model it was made for; empty: any
+  std::optional<std::int64_t> model_layers;
+  nlohmann::json measured;                  // what calibration found; informative
+
+  bool dense() const { return tokens.stages.empty(); }
+};
+
+// The model facts a policy is checked against.
+struct ModelFacts {
+  std::string name, shape_hash;
+  std::int64_t layers = 0;
+};
+
+// POLICY as on the command line: "dense", "keep09|keep08|keep07", a JSON file, each with an optional ":scorer[=file]".
+// Error(kBadArgument) names what is wrong and what is possible.
+Policy parse_policy(const std::string& text, const ModelFacts& model);
+
+// From a policy file's JSON; unknown keys, wrong versions, wrong types and values out of range are Errors naming the key. `origin` is
+// the file, for messages. check_policy() follows separately.
+Policy policy_from_json(const nlohmann::json& json, const std::string& origin);
+nlohmann::json policy_to_json(const Policy& policy);
+
+// Error(kBadArgument) when the policy was made for another model, or a stage is not in 1..layers-1.
+void check_policy(const Policy& policy, const ModelFacts& model, const std::string& origin);
+
+const char* scorer_name(ScorerKind kind);
+
+}  // namespace winnow

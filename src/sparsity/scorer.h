@@ -1,0 +1,36 @@
+// Scorer: gives each prompt token a saliency at a stage.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "backends/backend.h"
+#include "sparsity/policy.h"
+
+namespace winnow {
+
+// What a scorer may look at. Tokens are the current ones of this turn, in order.
+struct ScorerInput {
+  std::int64_t layer = 0;                     // the stage's layer
+  std::span<const std::int32_t> positions;    // [tokens] places in the prompt
+  const LayerKv* kv = nullptr;                // cache of layer - 1; its last `tokens` rows are the current tokens
+  MatrixView q;                               // [tokens, q_dim] rotated queries of layer - 1
+  float attention_scale = 1.0f;
+  MatrixView hidden;                          // [tokens, model_dim] input of the stage's layer (needs_hidden() only)
+};
+
+class Scorer {
+ public:
+  virtual ~Scorer() = default;
+  // True: scores depend on the stage's input hidden states. False: attention of the layer before suffices, so dropped tokens need
+  // not even finish that layer.
+  virtual bool needs_hidden() const = 0;
+  virtual void score(const ScorerInput& input, std::span<float> scores) = 0;
+};
+
+// Error(kBadArgument / kIo / kBadFormat) when a learned scorer's file is missing or does not fit. `model_dim` is the hidden size.
+std::unique_ptr<Scorer> make_scorer(const TokenPolicy& policy, std::int64_t model_dim, Backend& backend);
+
+}  // namespace winnow
