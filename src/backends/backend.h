@@ -2,7 +2,7 @@
 //
 // Called by model/ and sparsity/ only; knows nothing about layers, policies or files. Implementations: `reference`
 // (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels). All memory passed in was
-// made by the same backend's allocate(). Ops run to completion before they return. Shape mismatches are
+// made by the same backend's allocate(). head_dim is at most 512. Ops run to completion before they return. Shape mismatches are
 // programming errors and abort.
 //
 // Element types: the residual stream, norms, biases and scores are float32. GEMM inputs, queries and the KV cache are of the backend's
@@ -69,7 +69,7 @@ struct LayerKv {
 struct RopeTable {
   Buffer cos, sin;
   std::int64_t positions = 0;
-  std::int64_t rotary_dim = 0;  // 0: the model has no rotary embedding
+  std::int64_t rotary_dim = 0;  // even, at most head_dim; 0: the model has no rotary embedding
 };
 
 enum class NormKind : std::uint8_t { kRms, kLayer };
@@ -154,14 +154,14 @@ class Backend {
   virtual void window_scores(const WindowScoresParams& params) = 0;
   virtual void activation(const ActivationParams& params) = 0;
 
-  // y = x converted between F32 and BF16; same shape.
+  // y = x converted between F32 and BF16, or copied; same shape.
   virtual void convert(const MatrixView& x, const MatrixView& y) = 0;
-  // norms[i] = Euclidean norm of row i of x (float32).
+  // norms[i] = Euclidean norm of row i of x.
   virtual void row_norms(const MatrixView& x, std::span<float> norms) = 0;
   // Moves row rows[i] of x to row i; `rows` ascends strictly.
   virtual void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) = 0;
 
-  // Makes room for `capacity` rows; keeps what is cached. kv_heads and head_dim are set.
+  // Makes room for at least `capacity` rows; keeps what is cached. kv_heads and head_dim are set.
   virtual void reserve(LayerKv& kv, std::int64_t capacity) = 0;
   // Bytes that reserve(kv, capacity) would hold.
   virtual std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const = 0;

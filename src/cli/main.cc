@@ -1,1 +1,65 @@
-int main() { return 0; }
+// The program: picks the subcommand, and is the one place where an Error ends.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "cli/command.h"
+#include "core/error.h"
+
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kBadUsage = 2;
+
+constexpr const char* kExamples = R"(Examples:
+  winnow inspect smollm2-135m
+  winnow run -m smollm2-135m -f report.txt -p "What was decided?" --policy keep08
+  winnow run -m smollm2-135m -f report.txt -p "What was decided?" --policy keep08 --compare
+  winnow profile prefill -m smollm2-135m --lengths 1024,4096 --policies dense,keep08
+
+Results go to stdout, progress and messages to stderr. Exit code: 0 done, 1 failed, 2 bad usage.)";
+
+int fail_with(int code, const char* message) {
+  fmt::print(stderr, "winnow: {}\n", message);
+  return code;
+}
+
+int run(const winnow::cli::Command& command) {
+  try {
+    const int code = command();
+    // A full disk or closed pipe shows here at the latest; a result that did not arrive is a failure.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail_with(kFailed, "cannot write to stdout");
+    return code;
+  } catch (const winnow::cli::UsageError& error) {
+    return fail_with(kBadUsage, error.what());
+  } catch (const winnow::Error& error) {
+    return fail_with(kFailed, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail_with(kFailed, "out of memory");
+  } catch (const std::exception& error) {
+    return fail_with(kFailed, fmt::format("unexpected: {}", error.what()).c_str());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"winnow: long prompts made cheap by not computing what does not matter", "winnow"};
+  app.set_version_flag("--version", "winnow " WINNOW_VERSION);
+  app.require_subcommand(1);
+  app.footer(kExamples);
+  winnow::cli::Command command;
+  winnow::cli::add_inspect(app, command);
+  winnow::cli::add_run(app, command);
+  winnow::cli::add_batch(app, command);
+  winnow::cli::add_policy(app, command);
+  winnow::cli::add_profile(app, command);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kBadUsage;  // 0: --help or --version
+  }
+  return run(command);
+}

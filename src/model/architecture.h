@@ -36,7 +36,7 @@ struct Architecture {
   std::int64_t up_dim() const { return gated() ? 2 * ffn_dim : ffn_dim; }
   // Multiply-adds x 2 of the linear layers of one decoder layer, for one token.
   double layer_linear_flops() const {
-    return 2.0 * model_dim * (qkv_dim() + q_dim() + up_dim() + ffn_dim);
+    return 2.0 * static_cast<double>(model_dim * (qkv_dim() + q_dim() + up_dim() + ffn_dim));
   }
   // Distinguishes models whose policies must not be mixed up.
   std::string shape_hash() const;

@@ -39,6 +39,7 @@ class Session {
 
   std::span<const float> logits() const { return logits_; }  // [vocab]
   std::int64_t tokens() const { return next_position_; }     // read and decoded so far, pruned ones included
+  std::int64_t room() const { return engine_.arch().context - next_position_; }  // tokens that still fit the context
   const std::vector<StageRecord>& stages() const { return stages_; }  // of the last prefill
   const PassStats& prefill_stats() const { return prefill_stats_; }   // of the last prefill
   const PassStats& decode_stats() const { return decode_stats_; }     // summed since then
@@ -48,21 +49,26 @@ class Session {
  private:
   struct Turn;  // one prefill under way (prefill.cc)
 
-  void run_layers(Turn& turn);
-  void prune(Turn& turn, const Stage& stage, const LayerKv* kv);
-  void compute_logits(Turn& turn);
+  bool run_layers(Turn& turn);  // false: cancelled
+  void prune(Turn& turn, const Stage& stage);
+  void finish_layer(Turn& turn, std::int64_t layer);
+  void count_work(const Turn& turn, std::int64_t layer, std::span<const std::int64_t> query_rows);
+  void compute_logits(const Turn& turn);
+  void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
-  void check_room(std::int64_t new_tokens) const;
-  void reserve(LayerKv& kv, std::int64_t rows);
+  void check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
+  void logits_of(const MatrixView& hidden, const MatrixView& logits);
+  std::int32_t next_rope_position(const LayerKv& kv) const;
+  DecoderLayer layer(std::int64_t index) const;
 
   const Engine& engine_;
-  std::vector<LayerKv> kv_;                  // [layers]
+  std::vector<LayerKv> kv_;  // [layers]
   PositionMode positions_ = PositionMode::kOriginal;
   std::int64_t next_position_ = 0;
   std::vector<float> logits_;
   std::vector<StageRecord> stages_;
   PassStats prefill_stats_, decode_stats_;
-  std::unique_ptr<Workspace> workspace_;
+  Workspace workspace_;
   Buffer decode_hidden_, decode_q_;
 };
 

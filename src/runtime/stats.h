@@ -10,7 +10,7 @@ struct PassStats {
   std::int64_t prompt_tokens = 0;
   double linear_flops = 0;     // 2 x multiply-adds of the linear layers
   double attention_flops = 0;  // of scores and values, causal pairs only
-  double layer_tokens = 0;     // tokens that finished a layer, summed over layers
+  double layer_tokens = 0;     // tokens that entered a layer, summed over layers
   std::int64_t layers = 0;
   double attention_pairs = 0;         // (query, key) pairs computed, mean over heads, summed over layers
   double dense_attention_pairs = 0;   // the same for an unpruned prompt

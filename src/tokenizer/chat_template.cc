@@ -151,6 +151,15 @@ std::string unescape(std::string_view literal) {
   return text;
 }
 
+// Whether a quote ends the literal `inside` is the inside of.
+bool ends_literal(std::string_view inside) {
+  for (std::size_t i = 0; i < inside.size(); ++i) {
+    if (inside[i] == '\'') return true;
+    if (inside[i] == '\\') ++i;
+  }
+  return false;
+}
+
 bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
 // Turns a template into its canonical form; see canonical_template().
@@ -350,8 +359,7 @@ std::optional<ChatTemplate> ChatTemplate::recognise(std::string_view jinja) {
     ChatTemplate result;
     result.assistant_ = candidate.assistant;
     if (match.default_system) {
-      // A literal that ends early holds code, not a message.
-      if (match.default_system->find("'}}") != std::string::npos) continue;
+      if (ends_literal(*match.default_system)) continue;  // what follows is code, not a message
       result.default_system_ = unescape(*match.default_system);
     }
     return result;

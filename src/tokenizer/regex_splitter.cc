@@ -15,6 +15,76 @@ std::string message_of(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
+// The white space of Oniguruma as the inside of a character class; PCRE2's \s also holds U+180E.
+constexpr std::string_view kWhite = R"(\p{Z}\t-\r\x{85})";
+
+// Writes an expression for Oniguruma so that PCRE2 reads the same, or refuses what would mean something else.
+class Translator {
+ public:
+  Translator(std::string_view pattern, const std::string& source) : rest_(pattern), source_(source) {}
+
+  std::string run() {
+    while (!rest_.empty()) {
+      if (rest_[0] == '\\' && rest_.size() > 1) {
+        add_escape(rest_[1]);
+      } else if (in_class_) {
+        add_in_class();
+      } else if (rest_[0] == '[') {
+        in_class_ = true;
+        take(1);
+        if (rest_.starts_with('^')) take(1);
+        if (rest_.starts_with(']')) take(1);  // a bracket that stands first is itself
+      } else {
+        check_flags();
+        take(1);
+      }
+    }
+    return out_;
+  }
+
+ private:
+  void take(std::size_t characters) {
+    out_ += rest_.substr(0, characters);
+    rest_.remove_prefix(characters);
+  }
+
+  void add_escape(char c) {
+    if (std::string_view("wWbBhH").find(c) != std::string_view::npos || (c == 'S' && in_class_)) {
+      refuse(rest_.substr(0, 2));
+    }
+    if (c != 's' && c != 'S') return take(2);
+    out_ += in_class_ ? "" : c == 's' ? "[" : "[^";
+    out_ += kWhite;
+    out_ += in_class_ ? "" : "]";
+    rest_.remove_prefix(2);
+  }
+
+  void add_in_class() {
+    if (rest_[0] == '[' || rest_.starts_with("&&")) refuse(rest_.substr(0, 2));  // sets within sets
+    in_class_ = rest_[0] != ']';
+    take(1);
+  }
+
+  // (?m) is PCRE2's (?s), and (?s) is nothing to Oniguruma.
+  void check_flags() const {
+    if (!rest_.starts_with("(?")) return;
+    const std::size_t end = rest_.find_first_not_of("imsx-", 2);
+    const std::string_view flags = rest_.substr(0, end);
+    if (flags.find_first_of("ms", 2) != std::string_view::npos) refuse(flags);
+  }
+
+  [[noreturn]] void refuse(std::string_view part) const {
+    fail(ErrorCode::kUnsupported,
+         "{}: the regular expression of the pre_tokenizer has {}, which is not supported", source_,
+         printable(part));
+  }
+
+  std::string_view rest_;
+  const std::string& source_;
+  std::string out_;
+  bool in_class_ = false;
+};
+
 struct FreeMatch {
   void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
 };
@@ -31,11 +101,12 @@ struct RegexSplitter::Code {
 
 RegexSplitter::RegexSplitter(const std::string& pattern, bool keep_gaps, const std::string& source)
     : keep_gaps_(keep_gaps), source_(source) {
+  const std::string translated = Translator(pattern, source).run();
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, /*ccontext=*/nullptr);
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                                   &offset, /*ccontext=*/nullptr);
   if (code == nullptr) {
     fail(ErrorCode::kUnsupported, "{}: the regular expression {} cannot be used: {} at {}", source,
          printable(pattern), message_of(error), offset);

@@ -1,7 +1,8 @@
 // Splits text where a regular expression matches, through PCRE2 (UTF, UCP, JIT).
 //
-// `tokenizers` uses Oniguruma: the syntax tokenizer.json files use means the same in both, but PCRE2's
-// Unicode version is the installed library's, and its \s also holds U+180E.
+// `tokenizers` uses Oniguruma. What both read alike is passed on, \s is rewritten, and what would mean
+// something else
+// (\w, \b, \h, sets within sets, (?m), (?s)) is an Error. The Unicode version is that of the installed PCRE2.
 #pragma once
 
 #include <memory>

@@ -10,7 +10,7 @@ namespace {
 TEST(CanonicalTemplate, UnifiesSpacingQuotesAndSubscripts) {
   EXPECT_EQ(
       canonical_template("{%- if a ['b'] == \"c d\" and not x -%}\n  {{ m['role']+'\n' }}\n{% endif %}\n"),
-      "{%if a['b']=='c d'and not x%}{{m.role+'\\n'}}\n{%endif%}");
+      "{%if a.b=='c d'and not x%}{{m.role+'\\n'}}\n{%endif%}");
   EXPECT_EQ(canonical_template("a {{ x }} b"), "a {{x}} b");
   EXPECT_EQ(canonical_template("{{ \"it's\" }}"), "{{'it\\'s'}}");
   EXPECT_EQ(canonical_template("{% if x %}\n  {% endif %}"), "{%if x%}{%endif%}");

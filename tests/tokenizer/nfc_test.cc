@@ -7,11 +7,14 @@ namespace winnow {
 namespace {
 
 TEST(Nfc, IsThatOfTokenizers) {
-  for (const auto& row : read_golden("nfc.json")["cases"]) {
+  const auto golden = read_golden("nfc.json");
+  for (const auto& row : golden["cases"]) {
     const std::string text = row["in"], expected = row["out"];
     EXPECT_EQ(nfc(text), expected) << text;
     EXPECT_EQ(nfc(expected), expected);
-    if (!may_need_nfc(text)) EXPECT_EQ(expected, text);
+    if (!may_need_nfc(text)) {
+      EXPECT_EQ(expected, text);
+    }
   }
 }
 

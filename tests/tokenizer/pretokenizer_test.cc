@@ -103,6 +103,16 @@ TEST(Pretokenizer, BadRegexIsAnError) {
   EXPECT_THROW(split(endless, std::string(5000, 'a') + "b"), Error);
 }
 
+TEST(Pretokenizer, WhatOnigurumaReadsDifferentlyIsAnError) {
+  for (const char* pattern :
+       {R"(\w+)", R"(a\b)", R"([\S])", R"(\h)", "[a[bc]]", "[a&&b]", "(?m:.)", "(?is:.)"}) {
+    EXPECT_THROW(make_regex_splitter(pattern, true, "test"), Error) << pattern;
+  }
+  for (const char* pattern : {R"(\\w)", "[]a]", R"([\[\]&])", "(?i:a)", "(?:ms)", "(?!s)", R"(\S)"}) {
+    EXPECT_NO_THROW(make_regex_splitter(pattern, true, "test")) << pattern;
+  }
+}
+
 TEST(Pretokenizer, NoSplitterLeavesTheText) {
   Words words;
   Pretokenizer().split("some text", words);

@@ -36,7 +36,7 @@ std::string unsupported(const std::function<void(Json&)>& change) {
 TEST(TokenizerJson, CorruptFiles) {
   const std::string good = tiny().dump();
   EXPECT_EQ(error_of(good, ErrorCode::kBadFormat), "no error");
-  for (const std::string text :
+  for (const std::string& text :
        {std::string(), std::string("{"), std::string("[]"), std::string("3"), std::string("{}"),
         std::string("{\"model\":3}"), good.substr(0, good.size() / 2), good + "x", std::string(1000, '['),
         std::string("{\"model\":{\"vocab\":[]}}"), std::string("{\"model\":{\"vocab\":{}}}"),

@@ -1,6 +1,7 @@
 // Tokenizers in GGUF metadata, on files made in memory.
 #include <cstring>
 #include <functional>
+#include <span>
 
 #include "core/error.h"
 #include "formats/gguf.h"

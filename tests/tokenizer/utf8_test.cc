@@ -35,7 +35,7 @@ TEST(Utf8, AppendsWhatItDecodes) {
     std::string text;
     utf8_append(text, c);
     std::size_t bytes = 0;
-    ASSERT_EQ(utf8_valid_prefix(text), text.size()) << c;
+    ASSERT_EQ(utf8_valid_prefix(text), text.size()) << static_cast<unsigned>(c);
     ASSERT_EQ(utf8_decode(text.data(), bytes), c);
     ASSERT_EQ(bytes, text.size());
   }

@@ -9,7 +9,8 @@
 
 namespace winnow::cpu {
 
-// Runs fn(thread) on threads 0..threads-1.
+// Runs fn(thread) for thread 0..threads-1; the system may deliver fewer threads than asked (OMP_THREAD_LIMIT), which then do
+// several shares.
 template <class Fn>
 void parallel(int threads, Fn&& fn) {
   if (threads == 1) {
@@ -17,7 +18,7 @@ void parallel(int threads, Fn&& fn) {
     return;
   }
 #pragma omp parallel num_threads(threads)
-  fn(omp_get_thread_num());
+  for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) fn(thread);
 }
 
 // The share of [0, n) that belongs to `part` of `parts`, in multiples of `grain`.

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 // After highway.h.
+#include "backends/cpu/bf16-inl.h"
 #include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,12 +19,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using F = hn::CappedTag<float, 16>;  // a key block is 16 wide
 constexpr std::int64_t kRows = 8;    // queries of one register block
-
-// `count` < Lanes floats from p, zeros behind.
-template <class D>
-HWY_INLINE hn::Vec<D> load_some(D d, const float* p, std::int64_t count) {
-  return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
-}
 
 // The even and odd elements of 2 * Lanes consecutive bf16.
 struct Pairs {
@@ -150,8 +145,7 @@ HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64
                                   std::int64_t count) {
   const hn::RebindToUnsigned<F> du;
   const bool full = count >= static_cast<std::int64_t>(hn::Lanes(d));
-  const auto lanes = hn::FirstN(d, static_cast<std::size_t>(count));
-  const auto load = [&](const float* from) HWY_ATTR { return full ? hn::LoadU(d, from) : load_some(d, from, count); };
+  const auto load = [&](const float* from) HWY_ATTR { return full ? hn::LoadU(d, from) : load_first(d, from, count); };
   decltype(hn::Zero(d)) s0 = load(o), s1 = load(o + dim), s2 = load(o + 2 * dim), s3 = load(o + 3 * dim);
   decltype(hn::Zero(d)) s4 = load(o + 4 * dim), s5 = load(o + 5 * dim), s6 = load(o + 6 * dim), s7 = load(o + 7 * dim);
   const auto add = [&](std::int64_t key, auto x) HWY_ATTR {
@@ -167,7 +161,7 @@ HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64
   if constexpr (kPairs) {
     const auto* values = static_cast<const std::uint32_t*>(v);  // one element a pair of rows
     for (std::int64_t key = 0; key < keys; key += 2, values += dim) {
-      const auto bits = full ? hn::LoadU(du, values) : hn::MaskedLoad(hn::FirstN(du, static_cast<std::size_t>(count)), du, values);
+      const auto bits = full ? hn::LoadU(du, values) : load_first(du, values, count);
       add(key, hn::BitCast(d, hn::ShiftLeft<16>(bits)));
       add(key + 1, hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u))));
     }
@@ -179,7 +173,7 @@ HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64
     if (full) {
       hn::StoreU(x, d, to);
     } else {
-      hn::BlendedStore(x, lanes, d, to);
+      store_first(x, d, to, count);
     }
   };
   store(s0, o);

@@ -1,0 +1,26 @@
+// The subcommands: each file adds its own to the program and says what to run once the command line is read.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <stdexcept>
+
+namespace winnow::cli {
+
+// Returns the exit code; an Error means 1.
+using Command = std::function<int()>;
+
+// The command line makes no sense as a whole: exit 2. (Values CLI11 can judge alone it refuses itself.)
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Each sets `command` when its subcommand is the one on the command line.
+void add_inspect(CLI::App& app, Command& command);
+void add_run(CLI::App& app, Command& command);
+void add_batch(CLI::App& app, Command& command);
+void add_policy(CLI::App& app, Command& command);
+void add_profile(CLI::App& app, Command& command);
+
+}  // namespace winnow::cli

@@ -1,0 +1,71 @@
+#include "cli/provenance.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <array>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+
+namespace winnow::cli {
+namespace {
+
+// The value of the first `key : value` line of /proc/cpuinfo; empty elsewhere.
+std::string cpuinfo(const std::string& key) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const std::size_t colon = line.find(':');
+    if (!line.starts_with(key) || colon == std::string::npos) continue;
+    const std::size_t value = line.find_first_not_of(' ', colon + 1);
+    return value == std::string::npos ? "" : line.substr(value);
+  }
+  return "";
+}
+
+// The widest vector extension that matters to speed here, as the system reports it.
+std::string simd() {
+  const std::string flags = " " + cpuinfo("flags") + " ";
+  for (const char* name : {"amx_bf16", "avx512_bf16", "avx512f", "avx2", "sse4_1"}) {
+    if (flags.find(fmt::format(" {} ", name)) != std::string::npos) return name;
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+std::string file_name(const std::string& path) {
+  if (path == "-") return "stdin";
+  const std::filesystem::path full(path);
+  return full.has_filename() ? full.filename().string() : full.parent_path().filename().string();
+}
+
+std::string hex_hash(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
+
+nlohmann::json machine_json() {
+  const std::string cpu = cpuinfo("model name");
+  return {{"cpu", cpu.empty() ? "unknown" : cpu}, {"cores", omp_get_num_procs()}, {"simd", simd()}};
+}
+
+nlohmann::json model_json(const WeightSource& source, const Architecture& arch, bool random) {
+  return {{"name", arch.name},
+          {"file", random ? nlohmann::json() : nlohmann::json(file_name(source.path()))},
+          {"shape_hash", arch.shape_hash()},
+          {"content_hash", hex_hash(source.content_hash())},
+          {"random", random}};
+}
+
+nlohmann::json provenance(const Engine& engine, const ModelOptions& options) {
+  return {{"winnow", WINNOW_VERSION},
+          {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
+          {"machine", machine_json()},
+          {"model", model_json(engine.source(), engine.arch(), engine.random())},
+          {"device", options.device},
+          {"backend", engine.backend().description()},
+          {"precision", options.precision},
+          {"threads", options.threads == 0 ? omp_get_max_threads() : options.threads},
+          {"seed", options.seed}};
+}
+
+}  // namespace winnow::cli

@@ -1,0 +1,235 @@
+// Prefill: the main path. One loop over the layers; at a stage, tokens are scored and only the kept ones go on. Dense is the
+// same loop with no stage.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "core/check.h"
+#include "runtime/prefill_plan.h"
+#include "runtime/session.h"
+
+namespace winnow {
+
+// The tokens of one prefill that are still alive, and what they carry from layer to layer.
+struct Session::Turn {
+  Turn(const Policy& policy_in, const PrefillOptions& options_in)
+      : policy(policy_in), options(options_in), next_stage(policy_in.tokens.stages.begin()) {}
+
+  const Policy& policy;
+  const PrefillOptions& options;
+  std::int64_t prompt_tokens = 0;
+  std::int64_t first_position = 0;         // of the turn's first token
+  std::vector<std::int64_t> rows_before;   // [layers] cache rows of earlier turns
+  std::unique_ptr<Scorer> scorer;          // null when the policy is dense
+  std::vector<Stage>::const_iterator next_stage;
+
+  std::vector<std::int32_t> alive;         // ascending; indices into the turn's tokens
+  std::vector<std::vector<std::int32_t>> cached;  // [layers] the tokens whose rows a layer cached (kv: final only)
+  Buffer hidden, q;                        // [prompt_tokens, model_dim] float32, [prompt_tokens, q_dim] compute dtype
+  MatrixView hidden_view, q_view;          // of the tokens alive
+  std::vector<std::int64_t> query_rows;    // [alive] this layer's cache rows of the tokens alive
+
+  bool stage_at(std::int64_t layer) const {
+    return next_stage != policy.tokens.stages.end() && next_stage->layer == layer;
+  }
+};
+
+bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, const PrefillOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const Architecture& arch = engine_.arch();
+  Backend& backend = engine_.backend();
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  check_prompt(count, policy, options.reserve_tokens);
+
+  Turn turn(policy, options);
+  turn.prompt_tokens = count;
+  turn.first_position = next_position_;
+  if (!policy.dense()) turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
+  turn.alive.resize(tokens.size());
+  std::iota(turn.alive.begin(), turn.alive.end(), 0);
+  turn.hidden = backend.allocate(count * arch.model_dim * 4);
+  turn.q = backend.allocate(count * dtype_bytes(backend.compute_dtype(), arch.q_dim()));
+  turn.hidden_view = {turn.hidden.as<>(), DType::kF32, count, arch.model_dim};
+  turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, arch.q_dim()};
+  turn.rows_before = kv_lens();
+  embed(engine_.source(), arch, tokens, turn.first_position, turn.hidden_view);
+
+  positions_ = policy.tokens.positions;
+  stages_.clear();
+  prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
+  decode_stats_ = {};
+  bool finished = false;
+  try {
+    finished = run_layers(turn);
+  } catch (...) {
+    forget(turn);
+    throw;
+  }
+  if (!finished) {
+    forget(turn);
+    return false;
+  }
+  compute_logits(turn);
+  if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
+  next_position_ += count;
+  prefill_stats_.ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return true;
+}
+
+bool Session::run_layers(Turn& turn) {
+  const Architecture& arch = engine_.arch();
+  Backend& backend = engine_.backend();
+  for (std::int64_t i = 0; i < arch.layers; ++i) {
+    if (turn.options.cancelled && turn.options.cancelled()) return false;
+    if (turn.options.progress) turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
+    if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
+
+    LayerKv& kv = kv_[i];
+    const auto rows = static_cast<std::int64_t>(turn.alive.size());
+    backend.reserve(kv, kv.rows + rows + turn.options.reserve_tokens);
+    std::vector<std::int32_t> positions(turn.alive);
+    if (positions_ == PositionMode::kCompact) std::iota(positions.begin(), positions.end(), 0);
+    const std::int32_t first_position = next_rope_position(kv);
+    for (std::int32_t& position : positions) position += first_position;
+    turn.query_rows.resize(turn.alive.size());
+    std::iota(turn.query_rows.begin(), turn.query_rows.end(), kv.rows);
+    if (turn.policy.tokens.kv == KvMode::kFinal) turn.cached.push_back(turn.alive);
+    prefill_stats_.layer_tokens += static_cast<double>(rows);
+
+    const DecoderLayer step = layer(i);
+    for (std::int64_t begin = 0; begin < rows; begin += kChunkRows) {
+      const std::int64_t chunk = std::min(kChunkRows, rows - begin);
+      step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
+                       turn.q_view.slice(begin, chunk), kv);
+    }
+    // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this layer.
+    if (turn.stage_at(i + 1) && !turn.scorer->needs_hidden()) prune(turn, *turn.next_stage++);
+    finish_layer(turn, i);
+  }
+  if (turn.options.progress) turn.options.progress(1.0);
+  return true;
+}
+
+// Scores the tokens alive and keeps those the stage selects: hidden states, queries and cache rows move up, order stays.
+void Session::prune(Turn& turn, const Stage& stage) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto count = static_cast<std::int64_t>(turn.alive.size());
+  std::vector<std::int32_t> positions(turn.alive);
+  for (std::int32_t& position : positions) position += static_cast<std::int32_t>(turn.first_position);
+  std::vector<float> scores(turn.alive.size());
+  turn.scorer->score({.layer = stage.layer,
+                      .positions = positions,
+                      .kv = &kv_[stage.layer - 1],
+                      .q = turn.q_view,
+                      .attention_scale = 1.0f / std::sqrt(static_cast<float>(engine_.arch().head_dim)),
+                      .hidden = turn.hidden_view},
+                     scores);
+  StageRecord record;
+  const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
+  record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
+  record.scoring_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  stages_.push_back(record);
+  if (static_cast<std::int64_t>(kept.size()) == count) return;
+
+  engine_.backend().keep_rows(turn.hidden_view, kept);
+  engine_.backend().keep_rows(turn.q_view, kept);
+  turn.hidden_view.rows = turn.q_view.rows = static_cast<std::int64_t>(kept.size());
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    turn.alive[i] = turn.alive[kept[i]];
+    turn.query_rows[i] = turn.query_rows[kept[i]];
+  }
+  turn.alive.resize(kept.size());
+  turn.query_rows.resize(kept.size());
+}
+
+// Attention and ffn for the tokens alive. After the last layer's keys and values only the last token matters, unless all logits are wanted.
+void Session::finish_layer(Turn& turn, std::int64_t index) {
+  const Architecture& arch = engine_.arch();
+  const auto rows = static_cast<std::int64_t>(turn.alive.size());
+  const bool last_token_only = index == arch.layers - 1 && !turn.options.all_logits;
+  const DecoderLayer step = layer(index);
+  const LayerKv& kv = kv_[index];
+  const std::span<const std::int64_t> query_rows(turn.query_rows);
+  for (std::int64_t begin = last_token_only ? rows - 1 : 0; begin < rows; begin += kChunkRows) {
+    const std::int64_t chunk = std::min(kChunkRows, rows - begin);
+    const MatrixView hidden = turn.hidden_view.slice(begin, chunk);
+    step.attend(hidden, turn.q_view.slice(begin, chunk), query_rows.subspan(begin, chunk), kv);
+    step.feed_forward(hidden);
+  }
+  count_work(turn, index, last_token_only ? query_rows.last(1) : query_rows);
+}
+
+void Session::count_work(const Turn& turn, std::int64_t index, std::span<const std::int64_t> query_rows) {
+  const Architecture& arch = engine_.arch();
+  const std::int64_t entered = kv_[index].rows - turn.rows_before[index];
+  const auto finished = static_cast<double>(query_rows.size());
+  const double qkv_flops = 2.0 * static_cast<double>(arch.model_dim * arch.qkv_dim());
+  double pairs = 0;
+  for (const std::int64_t row : query_rows) pairs += static_cast<double>(row + 1);
+  prefill_stats_.linear_flops += static_cast<double>(entered) * qkv_flops + finished * (arch.layer_linear_flops() - qkv_flops);
+  prefill_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
+  prefill_stats_.attention_pairs += pairs;
+  const auto before = static_cast<double>(turn.first_position), count = static_cast<double>(turn.prompt_tokens);
+  prefill_stats_.dense_attention_pairs += count * before + count * (count + 1) / 2;
+}
+
+void Session::compute_logits(const Turn& turn) {
+  const Architecture& arch = engine_.arch();
+  const std::int64_t rows = turn.hidden_view.rows;
+  if (turn.options.all_logits) {
+    constexpr std::int64_t kLogitRows = 64;
+    const Buffer buffer = engine_.backend().allocate(std::min(rows, kLogitRows) * arch.vocab * 4);
+    for (std::int64_t begin = 0; begin < rows; begin += kLogitRows) {
+      const std::int64_t chunk = std::min(kLogitRows, rows - begin);
+      const MatrixView logits{buffer.as<>(), DType::kF32, chunk, arch.vocab};
+      logits_of(turn.hidden_view.slice(begin, chunk), logits);
+      turn.options.all_logits(begin, logits);
+    }
+  }
+  logits_of(turn.hidden_view.slice(rows - 1, 1), {logits_.data(), DType::kF32, 1, arch.vocab});
+  prefill_stats_.linear_flops += 2.0 * static_cast<double>(arch.model_dim * arch.vocab) * static_cast<double>(turn.options.all_logits ? rows : 1);
+}
+
+// `kv: final`: of this turn's rows, every layer keeps those of the tokens that survived the last stage.
+void Session::cut_caches_to_survivors(const Turn& turn) {
+  for (std::int64_t i = 0; i < engine_.arch().layers; ++i) {
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(turn.rows_before[i]));
+    std::iota(rows.begin(), rows.end(), 0);
+    const std::vector<std::int32_t>& cached = turn.cached[i];
+    auto survivor = turn.alive.begin();
+    for (std::size_t row = 0; row < cached.size() && survivor != turn.alive.end(); ++row) {
+      if (cached[row] != *survivor) continue;
+      rows.push_back(turn.rows_before[i] + static_cast<std::int64_t>(row));
+      ++survivor;
+    }
+    if (static_cast<std::int64_t>(rows.size()) == kv_[i].rows) continue;
+    engine_.backend().keep_rows(kv_[i], rows);
+    engine_.backend().reserve(kv_[i], kv_[i].rows + turn.options.reserve_tokens);
+  }
+}
+
+// Leaves the conversation as it was before the turn.
+void Session::forget(const Turn& turn) {
+  for (std::size_t i = 0; i < kv_.size(); ++i) {
+    kv_[i].rows = turn.rows_before[i];
+    kv_[i].positions.resize(static_cast<std::size_t>(kv_[i].rows));
+  }
+}
+
+void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
+  if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
+  const std::int64_t context = engine_.arch().context;
+  if (tokens > room()) {
+    fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}", tokens,
+         next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context, tokens - room());
+  }
+  const MemoryEstimate estimate = engine_.estimate(tokens, reserve_tokens, policy);
+  const std::int64_t needed = estimate.kv + estimate.activations, available = available_memory_bytes();
+  if (available >= 0 && needed > available) {
+    fail(ErrorCode::kOutOfMemory, "a prompt of {} tokens needs {} MiB (caches {}, activations {}), the system has {} MiB free",
+         tokens, needed >> 20, estimate.kv >> 20, estimate.activations >> 20, available >> 20);
+  }
+}
+
+}  // namespace winnow

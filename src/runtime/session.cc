@@ -1,0 +1,98 @@
+// Session: construction, decode and what both passes share. The prefill is in prefill.cc.
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/check.h"
+#include "runtime/prefill_plan.h"
+
+namespace winnow {
+
+Session::Session(const Engine& engine)
+    : engine_(engine),
+      logits_(static_cast<std::size_t>(engine.arch().vocab)),
+      workspace_(engine.arch(), engine.backend(), kChunkRows) {
+  const Architecture& arch = engine.arch();
+  for (std::int64_t i = 0; i < arch.layers; ++i) {
+    kv_.emplace_back();
+    kv_.back().kv_heads = arch.kv_heads;
+    kv_.back().head_dim = arch.head_dim;
+  }
+  Backend& backend = engine.backend();
+  decode_hidden_ = backend.allocate(arch.model_dim * 4);
+  decode_q_ = backend.allocate(dtype_bytes(backend.compute_dtype(), arch.q_dim()));
+}
+
+Session::~Session() = default;
+
+DecoderLayer Session::layer(std::int64_t index) const {
+  return {engine_.arch(), engine_.weights().layers[index], engine_.weights().rope, engine_.backend(), workspace_};
+}
+
+// With original positions a new token's position is its place in the conversation, the same in every layer. With compact ones it follows
+// the layer's last row, which is the layer's row count unless `kv: final` has cut rows since.
+std::int32_t Session::next_rope_position(const LayerKv& kv) const {
+  if (positions_ == PositionMode::kOriginal) return static_cast<std::int32_t>(next_position_);
+  return kv.rows == 0 ? 0 : kv.positions.back() + 1;
+}
+
+void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
+  const Architecture& arch = engine_.arch();
+  const ModelWeights& weights = engine_.weights();
+  const MatrixView normed = workspace_.normed(hidden.rows);
+  engine_.backend().norm({.kind = arch.norm,
+                          .x = hidden,
+                          .weight = weights.final_norm.weight.as<float>(),
+                          .bias = weights.final_norm.bias.bytes() == 0 ? nullptr : weights.final_norm.bias.as<float>(),
+                          .epsilon = arch.norm_epsilon,
+                          .y = normed});
+  const Buffer& bias = weights.lm_head.bias;
+  engine_.backend().linear({.x = normed,
+                            .weight = weights.lm_head.weight.get(),
+                            .bias = bias.bytes() == 0 ? nullptr : bias.as<float>(),
+                            .y = logits});
+}
+
+void Session::decode(TokenId token) {
+  if (room() < 1) {
+    fail(ErrorCode::kBadArgument, "the context of {} tokens is full: start a new conversation", engine_.arch().context);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const Architecture& arch = engine_.arch();
+  Backend& backend = engine_.backend();
+  const MatrixView hidden{decode_hidden_.as<>(), DType::kF32, 1, arch.model_dim};
+  const MatrixView q{decode_q_.as<>(), backend.compute_dtype(), 1, arch.q_dim()};
+  embed(engine_.source(), arch, {&token, 1}, next_position_, hidden);
+  for (std::int64_t i = 0; i < arch.layers; ++i) {
+    LayerKv& kv = kv_[i];
+    if (kv.rows == kv.capacity) backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
+    const std::int32_t position = next_rope_position(kv);
+    const std::int64_t row = kv.rows;
+    const DecoderLayer step = layer(i);
+    step.project_qkv(hidden, {&position, 1}, q, kv);
+    step.attend(hidden, q, {&row, 1}, kv);
+    step.feed_forward(hidden);
+    decode_stats_.kv_bytes += static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows));
+    decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim() * kv.rows);
+  }
+  logits_of(hidden, {logits_.data(), DType::kF32, 1, arch.vocab});
+  next_position_ += 1;
+  decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() + 2.0 * static_cast<double>(arch.model_dim * arch.vocab);
+  decode_stats_.weight_bytes += static_cast<double>(engine_.weights().bytes);
+  decode_stats_.ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::vector<std::int64_t> Session::kv_lens() const {
+  std::vector<std::int64_t> rows;
+  for (const LayerKv& kv : kv_) rows.push_back(kv.rows);
+  return rows;
+}
+
+std::int64_t Session::kv_bytes() const {
+  std::int64_t bytes = 0;
+  for (const LayerKv& kv : kv_) bytes += engine_.backend().kv_bytes(kv.kv_heads, kv.head_dim, kv.rows);
+  return bytes;
+}
+
+}  // namespace winnow

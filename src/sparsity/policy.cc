@@ -1,0 +1,169 @@
+#include "sparsity/policy.h"
+
+#include <filesystem>
+#include <string_view>
+#include <utility>
+
+#include "core/byte_reader.h"
+#include "core/error.h"
+#include "core/mapped_file.h"
+#include "formats/json_text.h"
+#include "sparsity/policy_names.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::size_t kMaxPolicyBytes = std::size_t{1} << 20;
+
+// The published schedule: a stage every third layer, none among the last layers.
+constexpr std::int64_t kFirstStage = 4;
+constexpr std::int64_t kStageStep = 3;
+constexpr std::int64_t kLayersAfterLastStage = 3;
+constexpr std::int64_t kMinScheduleLayers = kFirstStage + kLayersAfterLastStage;
+
+constexpr NamedValue<double> kSchedules[] = {{"keep09", 0.9}, {"keep08", 0.8}, {"keep07", 0.7}};
+constexpr std::string_view kPresetNames = "dense, keep09, keep08, keep07";
+
+std::string scorer_names() { return names_of<ScorerKind>(kScorers); }
+
+bool is_preset(std::string_view name) {
+  return name == "dense" || name == "auto" || find_named<double>(kSchedules, name) != nullptr;
+}
+
+// "cannot tell" counts as no; opening the file then says why.
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+struct PolicyText {
+  std::string base;    // preset or file
+  std::string scorer;  // "" when none is named
+  std::string scorer_file;
+  bool has_file = false;  // "=..." is there
+};
+
+PolicyText split_at(const std::string& text, std::size_t colon) {
+  PolicyText parts{text.substr(0, colon), text.substr(colon + 1), "", false};
+  const std::size_t equals = parts.scorer.find('=');
+  if (equals != std::string::npos) {
+    parts.has_file = true;
+    parts.scorer_file = parts.scorer.substr(equals + 1);
+    parts.scorer.resize(equals);
+  }
+  return parts;
+}
+
+// A path may hold ':' itself, so only what looks like a scorer is cut off.
+PolicyText split(const std::string& text) {
+  for (std::size_t colon = text.rfind(':'); colon != std::string::npos;
+       colon = colon == 0 ? std::string::npos : text.rfind(':', colon - 1)) {
+    PolicyText parts = split_at(text, colon);
+    if (is_scorer_name(parts.scorer)) return parts;
+  }
+  if (exists(text)) return {text, "", "", false};
+  for (std::size_t colon = text.find(':'); colon != std::string::npos; colon = text.find(':', colon + 1)) {
+    PolicyText parts = split_at(text, colon);
+    if (is_preset(parts.base) || exists(parts.base)) return parts;
+  }
+  return {text, "", "", false};
+}
+
+Policy schedule(const std::string& preset, double keep, const ModelFacts& model) {
+  if (model.layers < kMinScheduleLayers) {
+    fail(ErrorCode::kBadArgument,
+         "policy {}: its first stage is layer {} and its last at most layers - {}: it needs a model of {} "
+         "layers or "
+         "more, and {} has {}",
+         preset, kFirstStage, kLayersAfterLastStage, kMinScheduleLayers, printable(model.name), model.layers);
+  }
+  Policy policy;
+  for (std::int64_t layer = kFirstStage; layer <= model.layers - kLayersAfterLastStage; layer += kStageStep) {
+    policy.tokens.stages.push_back({layer, keep, std::nullopt});
+  }
+  return policy;
+}
+
+Policy read_policy_file(const std::string& path) {
+  const MappedFile file(path);
+  return policy_from_json(parse_json_object(file.text(), path, kMaxPolicyBytes), path);
+}
+
+Policy preset_or_file(const std::string& base, const ModelFacts& model) {
+  if (base == "dense") return {};
+  if (const double* keep = find_named<double>(kSchedules, base)) return schedule(base, *keep, model);
+  if (base == "auto") {
+    fail(ErrorCode::kBadArgument,
+         "policy auto: there is no calibrated policy for {} yet; give a policy file, or a preset: {}",
+         model.name.empty() ? "this model" : printable(model.name), kPresetNames);
+  }
+  if (exists(base)) return read_policy_file(base);
+  fail(ErrorCode::kBadArgument,
+       "policy \"{}\": this is no preset, and a file of that name does not exist; presets: {}; a JSON policy "
+       "file works "
+       "too, and each may be followed by :SCORER[=FILE], SCORER being one of {}",
+       printable(base), kPresetNames, scorer_names());
+}
+
+void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string& text) {
+  const std::string where = fmt::format("policy \"{}\"", printable(text));
+  tokens.scorer = scorer_from_name(parts.scorer, where, ErrorCode::kBadArgument);
+  if (parts.has_file && tokens.scorer != ScorerKind::kLearned) {
+    fail(ErrorCode::kBadArgument, "{}: the scorer {} takes no file; only learned does", where, parts.scorer);
+  }
+  if (parts.has_file) tokens.scorer_file = parts.scorer_file;
+  if (tokens.scorer == ScorerKind::kLearned && tokens.scorer_file.empty()) {
+    fail(ErrorCode::kBadArgument, "{}: the scorer learned needs its file: {}:learned=FILE", where,
+         printable(parts.base));
+  }
+}
+
+}  // namespace
+
+bool is_scorer_name(std::string_view name) {
+  return name == "oracle" || find_named<ScorerKind>(kScorers, name) != nullptr;
+}
+
+ScorerKind scorer_from_name(std::string_view name, const std::string& where, ErrorCode unknown) {
+  if (const ScorerKind* kind = find_named<ScorerKind>(kScorers, name)) return *kind;
+  if (name == "oracle") {
+    fail(ErrorCode::kUnsupported,
+         "{}: the scorer oracle is known to the format, but this release cannot run it; use {}", where,
+         scorer_names());
+  }
+  fail(unknown, "{}: unknown scorer \"{}\"; known: {}", where, printable(name), scorer_names());
+}
+
+const char* scorer_name(ScorerKind kind) { return name_of<ScorerKind>(kScorers, kind); }
+
+Policy parse_policy(const std::string& text, const ModelFacts& model) {
+  const PolicyText parts = split(text);
+  Policy policy = preset_or_file(parts.base, model);
+  const bool names_scorer = parts.base.size() < text.size();  // also "keep08:", whose scorer is ""
+  if (names_scorer) set_scorer(policy.tokens, parts, text);
+  policy.name = text;
+  if (model.layers > 0) check_policy(policy, model, parts.base);
+  return policy;
+}
+
+void check_policy(const Policy& policy, const ModelFacts& model, const std::string& origin) {
+  const auto check_made_for = [&](const char* key, const auto& found, const auto& expected) {
+    if (found == expected) return;
+    fail(ErrorCode::kBadArgument, "{}: made for another model{}: model.{} is {}, but {} has {}", origin,
+         policy.model_name.empty() ? "" : fmt::format(" ({})", printable(policy.model_name)), key, found,
+         printable(model.name), expected);
+  };
+  if (policy.model_layers) check_made_for("layers", *policy.model_layers, model.layers);
+  if (!policy.shape_hash.empty()) {
+    check_made_for("shape_hash", printable(policy.shape_hash), printable(model.shape_hash));
+  }
+  for (std::size_t i = 0; i < policy.tokens.stages.size(); ++i) {
+    const std::int64_t layer = policy.tokens.stages[i].layer;
+    if (layer >= 1 && layer < model.layers) continue;
+    fail(ErrorCode::kBadArgument,
+         "{}: tokens.stages[{}].layer is {}, but {} has {} layers: a stage lies in 1..{}", origin, i, layer,
+         printable(model.name), model.layers, model.layers - 1);
+  }
+}
+
+}  // namespace winnow

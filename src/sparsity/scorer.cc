@@ -1,0 +1,133 @@
+#include "sparsity/scorer.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+#include "sparsity/learned_scorer.h"
+#include "sparsity/token_pruner.h"
+
+namespace winnow {
+namespace {
+
+std::int64_t token_count(std::span<float> scores) { return static_cast<std::int64_t>(scores.size()); }
+
+// Attention that the last queries pay to each token, smoothed so that a salient token keeps its neighbours.
+class AttentionScorer final : public Scorer {
+ public:
+  AttentionScorer(const TokenPolicy& policy, Backend& backend)
+      : window_(policy.window), pool_(policy.pool), heads_(policy.heads), backend_(backend) {}
+
+  bool needs_hidden() const override { return false; }
+
+  void score(const ScorerInput& input, std::span<float> scores) override {
+    const std::int64_t tokens = token_count(scores), earlier = input.kv->rows - tokens;
+    check(input.q.rows == tokens, "attention scorer: one query per token");
+    check(earlier >= 0, "attention scorer: the tokens are in the cache");
+    // Rows of earlier turns take part in the softmax, but only this turn's tokens are scored.
+    std::vector<float> row_scores(static_cast<std::size_t>(input.kv->rows));
+    const std::int64_t window = std::min(window_, tokens);
+    backend_.window_scores({.q = input.q.slice(tokens - window, window),
+                            .kv = input.kv,
+                            .scale = input.attention_scale,
+                            .reduction = heads_,
+                            .scores = row_scores});
+    std::copy(row_scores.begin() + earlier, row_scores.end(), scores.begin());
+    max_pool(scores, pool_);
+  }
+
+ private:
+  std::int64_t window_, pool_;
+  HeadReduction heads_;
+  Backend& backend_;
+};
+
+// 1 / tokens for the first token up to 1 for the last.
+class RecencyScorer final : public Scorer {
+ public:
+  bool needs_hidden() const override { return false; }
+  void score(const ScorerInput&, std::span<float> scores) override {
+    const auto tokens = static_cast<double>(scores.size());
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      scores[i] = static_cast<float>(static_cast<double>(i + 1) / tokens);
+    }
+  }
+};
+
+// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection whose output bits look independent.
+std::uint64_t mix_bits(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// A score in [0, 1) that depends on seed, layer and position only, whatever was scored before.
+class RandomScorer final : public Scorer {
+ public:
+  explicit RandomScorer(std::uint64_t seed) : seed_(seed) {}
+  bool needs_hidden() const override { return false; }
+  void score(const ScorerInput& input, std::span<float> scores) override {
+    check(input.positions.size() == scores.size(), "random scorer: one position per token");
+    const std::uint64_t stream = mix_bits(mix_bits(seed_) ^ static_cast<std::uint64_t>(input.layer));
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      const auto position = static_cast<std::uint64_t>(input.positions[i]);
+      scores[i] = static_cast<float>(mix_bits(stream ^ position) >> 40) * 0x1p-24f;
+    }
+  }
+
+ private:
+  std::uint64_t seed_;
+};
+
+class NormScorer final : public Scorer {
+ public:
+  explicit NormScorer(Backend& backend) : backend_(backend) {}
+  bool needs_hidden() const override { return true; }
+  void score(const ScorerInput& input, std::span<float> scores) override {
+    check(input.hidden.rows == token_count(scores), "norm scorer: one hidden row per token");
+    backend_.row_norms(input.hidden, scores);
+  }
+
+ private:
+  Backend& backend_;
+};
+
+// The last step of any scorer, when the policy asks for it.
+class RecencyMixer final : public Scorer {
+ public:
+  RecencyMixer(std::unique_ptr<Scorer> scorer, double mix) : scorer_(std::move(scorer)), mix_(mix) {}
+  bool needs_hidden() const override { return scorer_->needs_hidden(); }
+  void score(const ScorerInput& input, std::span<float> scores) override {
+    scorer_->score(input, scores);
+    mix_recency(scores, mix_);
+  }
+
+ private:
+  std::unique_ptr<Scorer> scorer_;
+  double mix_;
+};
+
+std::unique_ptr<Scorer> make_plain_scorer(const TokenPolicy& policy, std::int64_t model_dim,
+                                          Backend& backend) {
+  switch (policy.scorer) {
+    case ScorerKind::kAttention: return std::make_unique<AttentionScorer>(policy, backend);
+    case ScorerKind::kRecency: return std::make_unique<RecencyScorer>();
+    case ScorerKind::kRandom: return std::make_unique<RandomScorer>(policy.seed);
+    case ScorerKind::kNorm: return std::make_unique<NormScorer>(backend);
+    case ScorerKind::kLearned: return make_learned_scorer(policy, model_dim, backend);
+  }
+  check(false, "make_scorer: a known scorer");
+  return nullptr;
+}
+
+}  // namespace
+
+std::unique_ptr<Scorer> make_scorer(const TokenPolicy& policy, std::int64_t model_dim, Backend& backend) {
+  auto scorer = make_plain_scorer(policy, model_dim, backend);
+  if (policy.recency_mix == 0.0) return scorer;
+  return std::make_unique<RecencyMixer>(std::move(scorer), policy.recency_mix);
+}
+
+}  // namespace winnow

@@ -1,0 +1,193 @@
+#include "sparsity/token_pruner.h"
+
+#include <fmt/chrono.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/check.h"
+
+namespace winnow {
+namespace {
+
+// Absorbs the rounding of products like 0.7 * 10 that are whole numbers.
+constexpr double kRounding = 1e-9;
+constexpr double kEqualScores = 1e-8;
+
+// The protected tokens: [0, head) and [tail, length).
+struct Ends {
+  std::int64_t head, tail;
+};
+
+Ends protected_ends(std::int64_t length, const TokenPolicy& policy) {
+  const auto share =
+      static_cast<std::int64_t>(std::floor(policy.protect_tail_share * static_cast<double>(length)));
+  const std::int64_t head = std::min(policy.protect_head, length);
+  const std::int64_t tail = std::min(std::max(policy.protect_tail_min, share), length - head);
+  return {head, length - tail};
+}
+
+std::string utc_now() {
+  using namespace std::chrono;
+  const auto since_epoch = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(static_cast<std::time_t>(since_epoch / 1000)),
+                     since_epoch % 1000);
+}
+
+// The tokens of [ends.head, ends.tail), most salient first; of equal ones the later first.
+std::vector<std::int64_t> by_saliency(std::span<const float> scores, const Ends& ends, bool by_recency) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(ends.tail - ends.head));
+  std::iota(order.rbegin(), order.rend(), ends.head);
+  if (!by_recency) {
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return scores[a] > scores[b]; });
+  }
+  return order;
+}
+
+// The size of the smallest set that holds `top_p` of the mass and all protected tokens. `order` are the
+// others.
+template <class Mass>
+std::int64_t mass_count(std::int64_t length, double top_p, std::span<const std::int64_t> order,
+                        const Ends& ends, Mass mass) {
+  double held = 0.0;
+  for (std::int64_t i = 0; i < ends.head; ++i) held += mass(i);
+  for (std::int64_t i = ends.tail; i < length; ++i) held += mass(i);
+  // Summed in the order in which tokens are added, so that all of them together hold exactly the total.
+  const double total = std::accumulate(order.begin(), order.end(), held,
+                                       [&](double sum, std::int64_t i) { return sum + mass(i); });
+  const double wanted = top_p * total - kRounding * total;
+  std::size_t added = 0;
+  while (added < order.size() && held < wanted) held += mass(order[added++]);
+  return std::max<std::int64_t>(length - static_cast<std::int64_t>(order.size() - added), 1);
+}
+
+bool any_positive(std::span<const float> scores) {
+  return std::any_of(scores.begin(), scores.end(), [](float score) { return score > 0.0f; });
+}
+
+void record_scores(std::span<const float> scores, StageRecord& record) {
+  double low = std::numeric_limits<double>::infinity(), high = -low, sum = 0.0;
+  for (const float score : scores) {
+    if (!std::isfinite(score)) continue;
+    low = std::min(low, double{score});
+    high = std::max(high, double{score});
+    sum += std::abs(double{score});
+  }
+  const bool any = low <= high;
+  record.scores_min = any ? low : 0.0;
+  record.scores_max = any ? high : 0.0;
+  record.scores_abs_sum = sum;
+}
+
+void record_counts(std::int64_t length, std::int64_t kept, StageRecord& record) {
+  record.input_seq_len = length;
+  record.computed_keep_k = kept;
+  record.tokens_kept = kept;
+  record.tokens_pruned = length - kept;
+  record.pruning_ratio = static_cast<double>(length - kept) / static_cast<double>(length);
+}
+
+// A comparison that NaN wins: it must reach degenerate().
+bool not_above(float a, float b) { return std::isnan(b) || a <= b; }
+
+}  // namespace
+
+nlohmann::json to_json(const StageRecord& record) {
+  return {{"timestamp", record.timestamp},           {"layer", record.layer},
+          {"input_seq_len", record.input_seq_len},   {"computed_keep_k", record.computed_keep_k},
+          {"tokens_kept", record.tokens_kept},       {"tokens_pruned", record.tokens_pruned},
+          {"pruning_ratio", record.pruning_ratio},   {"cumulative_ratio", record.cumulative_ratio},
+          {"scores_min", record.scores_min},         {"scores_max", record.scores_max},
+          {"scores_abs_sum", record.scores_abs_sum}, {"fallback_applied", record.fallback_applied},
+          {"scoring_ms", record.scoring_ms}};
+}
+
+std::int64_t protected_count(std::int64_t length, const TokenPolicy& policy) {
+  const Ends ends = protected_ends(length, policy);
+  return length - (ends.tail - ends.head);
+}
+
+std::int64_t keep_count(std::int64_t length, double keep, const TokenPolicy& policy) {
+  check(keep >= 0.0 && keep <= 1.0, "keep_count: a share of the tokens");
+  const auto share = static_cast<std::int64_t>(std::floor(static_cast<double>(length) * keep + kRounding));
+  return std::min(length, std::max({protected_count(length, policy), share, std::int64_t{1}}));
+}
+
+bool degenerate(std::span<const float> scores) {
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  for (const float score : scores) {
+    if (!std::isfinite(score)) return true;
+    low = std::min(low, double{score});
+    high = std::max(high, double{score});
+  }
+  const double magnitude = std::max(std::abs(low), std::abs(high));
+  return scores.empty() || magnitude == 0.0 || high - low < kEqualScores * magnitude;
+}
+
+void max_pool(std::span<float> scores, std::int64_t width) {
+  check(width >= 1 && width % 2 == 1, "max_pool: the width is odd");
+  const auto length = static_cast<std::int64_t>(scores.size());
+  const std::int64_t reach = std::min(width / 2, length);
+  if (reach == 0) return;
+  const std::vector<float> input(scores.begin(), scores.end());
+  std::deque<std::int64_t> candidates;  // of the window, their scores falling: the first is the maximum
+  for (std::int64_t i = 0; i < length + reach; ++i) {
+    if (i < length) {
+      while (!candidates.empty() && not_above(input[candidates.back()], input[i])) candidates.pop_back();
+      candidates.push_back(i);
+    }
+    const std::int64_t centre = i - reach;
+    if (centre < 0) continue;
+    if (candidates.front() < centre - reach) candidates.pop_front();
+    scores[centre] = input[candidates.front()];
+  }
+}
+
+void mix_recency(std::span<float> scores, double mix) {
+  if (mix == 0.0 || degenerate(scores)) return;
+  const auto length = static_cast<std::int64_t>(scores.size());
+  std::vector<std::int64_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return scores[a] < scores[b]; });
+  const double highest = static_cast<double>(length - 1);  // 1 or more: a single score is degenerate
+  std::vector<double> ranks(scores.size());
+  for (std::int64_t rank = 0; rank < length; ++rank) ranks[order[rank]] = static_cast<double>(rank) / highest;
+  for (std::int64_t i = 0; i < length; ++i) {
+    scores[i] = static_cast<float>((1.0 - mix) * ranks[i] + mix * (static_cast<double>(i) / highest));
+  }
+}
+
+std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Stage& stage,
+                                        const TokenPolicy& policy, StageRecord& record) {
+  const auto length = static_cast<std::int64_t>(scores.size());
+  check(length >= 1, "select_tokens: there are tokens");
+  const Ends ends = protected_ends(length, policy);
+  const bool fallback = degenerate(scores) || (stage.top_p && !any_positive(scores));
+  const std::vector<std::int64_t> order = by_saliency(scores, ends, fallback);
+  const auto mass = [&](std::int64_t i) { return fallback ? 1.0 : std::max(0.0, double{scores[i]}); };
+  const std::int64_t keep_k = stage.top_p ? mass_count(length, *stage.top_p, order, ends, mass)
+                                          : keep_count(length, stage.keep, policy);
+
+  const auto unprotected = static_cast<std::int64_t>(order.size());
+  const std::int64_t chosen = std::min(unprotected, keep_k - (length - unprotected));
+  std::vector<std::int64_t> kept(order.begin(), order.begin() + chosen);
+  for (std::int64_t i = 0; i < ends.head; ++i) kept.push_back(i);
+  for (std::int64_t i = ends.tail; i < length; ++i) kept.push_back(i);
+  std::sort(kept.begin(), kept.end());
+
+  record.timestamp = utc_now();
+  record.layer = stage.layer;
+  record.fallback_applied = fallback && keep_k < length;
+  record_counts(length, keep_k, record);
+  record_scores(scores, record);
+  return kept;
+}
+
+}  // namespace winnow

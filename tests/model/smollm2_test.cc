@@ -1,0 +1,85 @@
+// The real demo model against transformers (scripts/make_smollm2_golden.py): 2,000 tokens of the GPL.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "formats/safetensors.h"
+#include "runtime/session.h"
+
+namespace winnow {
+namespace {
+
+template <class T>
+std::vector<T> read(const SafetensorsFile& file, const char* name) {
+  const SafetensorsTensor* tensor = file.find(name);
+  if (tensor == nullptr) throw std::runtime_error(std::string("golden tensor is missing: ") + name);
+  std::vector<T> values(tensor->data.size() / sizeof(T));
+  std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
+  return values;
+}
+
+class SmolLM2 : public testing::TestWithParam<Precision> {
+ protected:
+  void SetUp() override {
+    const char* model = std::getenv("WINNOW_TEST_MODEL");
+    if (model == nullptr) GTEST_SKIP() << "WINNOW_TEST_MODEL names no demo model (scripts/get_model.sh smollm2-135m)";
+    engine_ = Engine::open({.model = model, .random_weights = "", .precision = GetParam(), .threads = 0, .progress = {}});
+  }
+  std::unique_ptr<Engine> engine_;
+  SafetensorsFile golden_{WINNOW_TEST_DATA "/models/smollm2.safetensors"};
+};
+
+TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
+  const bool exact = GetParam() == Precision::kF32;
+  const auto prompt = read<std::int32_t>(golden_, "prompt");
+  ASSERT_EQ(prompt.size(), 2000u);
+  const auto probes = read<std::int32_t>(golden_, "probe_pos"), best = read<std::int32_t>(golden_, "probe_argmax");
+  const auto best_logits = read<float>(golden_, "probe_logit"), log_sums = read<float>(golden_, "probe_lse");
+  Session session(*engine_);
+  std::size_t probe = 0;
+  int agreeing = 0;
+  double worst_log_probability = 0;
+  PrefillOptions options;
+  options.all_logits = [&](std::int64_t first, const MatrixView& logits) {
+    for (; probe < probes.size() && probes[probe] < first + logits.rows; ++probe) {
+      const float* row = logits.row<float>(probes[probe] - first);
+      const float top = *std::max_element(row, row + logits.cols);
+      double sum = 0;
+      for (std::int64_t i = 0; i < logits.cols; ++i) sum += std::exp(static_cast<double>(row[i] - top));
+      agreeing += row[best[probe]] == top;
+      const double found = row[best[probe]] - top - std::log(sum), expected = best_logits[probe] - log_sums[probe];
+      worst_log_probability = std::max(worst_log_probability, std::abs(found - expected));
+    }
+  };
+  ASSERT_TRUE(session.prefill(prompt, Policy{}, options));
+  EXPECT_EQ(probe, probes.size());
+  const auto expected = read<float>(golden_, "last_logits");
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    worst = std::max(worst, static_cast<double>(std::abs(session.logits()[i] - expected[i])));
+    largest = std::max(largest, static_cast<double>(std::abs(expected[i])));
+  }
+  RecordProperty("relative_error", std::to_string(worst / largest));
+  RecordProperty("worst_log_probability_difference", std::to_string(worst_log_probability));
+  // bf16: 8-bit mantissas through 30 layers; about twice what was measured (0.014 of the largest logit, 0.05 nats).
+  EXPECT_LT(worst / largest, exact ? 1e-4 : 0.03);
+  EXPECT_LT(worst_log_probability, exact ? 1e-3 : 0.1);
+  EXPECT_GE(agreeing, exact ? static_cast<int>(probes.size()) : static_cast<int>(probes.size()) * 9 / 10);
+
+  if (!exact) return;  // one near tie would end the comparison
+  for (const std::int32_t token : read<std::int32_t>(golden_, "decode_tokens")) {
+    const auto logits = session.logits();
+    EXPECT_EQ(std::max_element(logits.begin(), logits.end()) - logits.begin(), token);
+    session.decode(token);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, SmolLM2, testing::Values(Precision::kF32, Precision::kBF16),
+                         [](const auto& param_info) { return param_info.param == Precision::kF32 ? "f32" : "bf16"; });
+
+}  // namespace
+}  // namespace winnow
