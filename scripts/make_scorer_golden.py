@@ -4,8 +4,8 @@
 Needs the PyPI packages safetensors and torch. The output is deterministic and committed.
 
 - scorer.safetensors: two stages (layers 4 and 7) of Linear(24, 6), GELU (erf), Linear(6, 1)
-- cases.safetensors: hidden [300, 24], more rows than the engine scores at a time; stage.L.f32 [300], computed in double;
-  stage.L.bf16 [300], likewise, with inputs, weights and stored activations rounded to bfloat16
+- cases.safetensors: hidden [300, 24], more rows than the engine scores at a time; stage.L.f32 [300], computed
+  in double; stage.L.bf16 [300], likewise, with inputs, weights and stored activations rounded to bfloat16
 """
 import argparse
 import pathlib
@@ -42,9 +42,9 @@ def scores(tensors, layer, hidden, stored):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path,
-                        default=pathlib.Path(__file__).resolve().parent.parent / "tests/golden/scorers")
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=root / "tests/golden/scorers")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(11)

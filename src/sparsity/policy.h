@@ -1,12 +1,12 @@
-// Policy: what to leave out. Plain data, read from JSON, a preset or "preset:scorer"; checked against a model once.
+// Policy: what to leave out. Plain data, read from JSON, a preset or "preset:scorer"; checked against a model
+// once.
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "backends/backend.h"
 
@@ -16,7 +16,8 @@ enum class ScorerKind : std::uint8_t { kAttention, kRecency, kRandom, kNorm, kLe
 enum class PositionMode : std::uint8_t { kOriginal, kCompact };
 enum class KvMode : std::uint8_t { kOwn, kFinal };
 
-// Before `layer`, either a share of the current prompt tokens is kept or as many as hold `top_p` of the score mass.
+// Before `layer`, either a share of the current prompt tokens is kept or as many as hold `top_p` of the score
+// mass.
 struct Stage {
   std::int64_t layer = 0;
   double keep = 1.0;
@@ -26,15 +27,15 @@ struct Stage {
 struct TokenPolicy {
   std::vector<Stage> stages;  // ascending by layer; empty: nothing is pruned
   ScorerKind scorer = ScorerKind::kAttention;
-  std::int64_t window = 64;                            // last queries that vote (attention)
-  HeadReduction heads = HeadReduction::kMax;           // (attention)
-  std::int64_t pool = 7;                               // width of the max-pool over neighbours (attention); 1: none
-  double recency_mix = 0.0;                            // 0..1: weight of a token's rank by position beside its rank by score
-  std::string scorer_file;                             // (learned)
-  std::uint64_t seed = 0;                              // (random)
-  std::int64_t protect_head = 4;                       // first tokens that always stay
-  std::int64_t protect_tail_min = 16;                  // last tokens that always stay: at least this many,
-  double protect_tail_share = 0.1;                     // or this share of the current length
+  std::int64_t window = 64;                   // last queries that vote (attention)
+  HeadReduction heads = HeadReduction::kMax;  // (attention)
+  std::int64_t pool = 7;                      // width of the max-pool over neighbours (attention); 1: none
+  double recency_mix = 0.0;            // 0..1: weight of a token's rank by position beside its rank by score
+  std::string scorer_file;             // (learned); relative to the working directory, or absolute
+  std::uint64_t seed = 0;              // (random)
+  std::int64_t protect_head = 4;       // first tokens that always stay
+  std::int64_t protect_tail_min = 16;  // last tokens that always stay: at least this many,
+  double protect_tail_share = 0.1;     // or this share of the current length
   PositionMode positions = PositionMode::kOriginal;
   KvMode kv = KvMode::kOwn;
 };
@@ -42,9 +43,9 @@ struct TokenPolicy {
 struct Policy {
   std::string name = "dense";  // preset or file, for tables
   TokenPolicy tokens;
-  std::string model_name, shape_hash;       // of the model it was made for; empty: any
+  std::string model_name, shape_hash;  // of the model it was made for; empty: any
   std::optional<std::int64_t> model_layers;
-  nlohmann::json measured;                  // what calibration found; informative
+  nlohmann::json measured;  // what calibration found; informative
 
   bool dense() const { return tokens.stages.empty(); }
 };
@@ -55,16 +56,25 @@ struct ModelFacts {
   std::int64_t layers = 0;
 };
 
-// POLICY as on the command line: "dense", "keep09|keep08|keep07", a JSON file, each with an optional ":scorer[=file]".
-// Error(kBadArgument) names what is wrong and what is possible.
+// POLICY as on the command line: "dense", "keep09|keep08|keep07", a JSON file, each with an optional
+// ":scorer[=file]". A text is cut at its last ':' with a scorer's name behind it, so that paths may hold ':';
+// presets win over files of the same name. The result has passed check_policy(), unless `model` has no layers
+// (no model is known: files and "dense" only). Error(kBadArgument) names what is wrong and what is possible;
+// a file's own faults are those of policy_from_json(), and bad JSON, a key given twice or more than 1 MiB are
+// Error(kBadFormat).
 Policy parse_policy(const std::string& text, const ModelFacts& model);
 
-// From a policy file's JSON; unknown keys, wrong versions, wrong types and values out of range are Errors naming the key. `origin` is
-// the file, for messages. check_policy() follows separately.
+// From a policy file's JSON; unknown keys, wrong types and values out of range are Error(kBadFormat) naming
+// file and key; another version, the scorer "oracle" and any block selection are Error(kUnsupported): this
+// release cannot run them. `origin` is the file, for messages and because a relative scorer_file counts from
+// its folder. check_policy() follows separately.
 Policy policy_from_json(const nlohmann::json& json, const std::string& origin);
+// Every key, so that a file keeps its meaning when defaults change. scorer_file comes out absolute: the JSON
+// may be saved anywhere.
 nlohmann::json policy_to_json(const Policy& policy);
 
-// Error(kBadArgument) when the policy was made for another model, or a stage is not in 1..layers-1.
+// Error(kBadArgument) when the policy was made for another model (other layers or shape_hash; names are not
+// compared), or a stage is not in 1..layers-1.
 void check_policy(const Policy& policy, const ModelFacts& model, const std::string& origin);
 
 const char* scorer_name(ScorerKind kind);

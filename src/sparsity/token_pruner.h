@@ -3,11 +3,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "sparsity/policy.h"
 
@@ -17,30 +16,39 @@ namespace winnow {
 struct StageRecord {
   std::string timestamp;  // UTC, ISO 8601 with milliseconds
   std::int64_t layer = 0, input_seq_len = 0, computed_keep_k = 0, tokens_kept = 0, tokens_pruned = 0;
-  double pruning_ratio = 0;     // of this stage's input
-  double cumulative_ratio = 0;  // tokens kept / prompt tokens
-  double scores_min = 0, scores_max = 0, scores_abs_sum = 0;
-  bool fallback_applied = false;
-  double scoring_ms = 0;  // scoring and selection
+  double pruning_ratio = 0;                                   // of this stage's input
+  double cumulative_ratio = 0;                                // tokens kept / prompt tokens
+  double scores_min = 0, scores_max = 0, scores_abs_sum = 0;  // over the finite scores; 0 when there is none
+  bool fallback_applied = false;                              // recency chose because the scores could not
+  double scoring_ms = 0;                                      // scoring and selection
 };
 nlohmann::json to_json(const StageRecord& record);
 
 // keep_k = min(length, max(protected, floor(length * keep + 1e-9), 1)).
 std::int64_t keep_count(std::int64_t length, double keep, const TokenPolicy& policy);
+// First and last tokens that always stay, at most `length`.
 std::int64_t protected_count(std::int64_t length, const TokenPolicy& policy);
 
 // Any non-finite score, all zero, or max - min < 1e-8 * max(|max|, |min|).
 bool degenerate(std::span<const float> scores);
 
-// Max over a window of `width` (odd) centred on each score; width 1 changes nothing.
+// Max over a window of `width` (odd) centred on each score; width 1 changes nothing. NaN wins, so that
+// degenerate() still sees it.
 void max_pool(std::span<float> scores, std::int64_t width);
 
-// (1 - mix) * rank by score + mix * rank by position, ranks scaled to 0..1 (ties: later is higher).
+// (1 - mix) * rank by score + mix * rank by position, ranks scaled to 0..1 (ties: later is higher). Mix 0
+// changes nothing, and degenerate scores stay as they are: their ranks would look like scores, and the
+// fallback would go unseen.
 void mix_recency(std::span<float> scores, double mix);
 
-// Indices (ascending) that a stage keeps of scores.size() tokens, and the record (layer, counts, score statistics). Degenerate
-// scores fall back to recency.
-std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Stage& stage, const TokenPolicy& policy,
-                                        StageRecord& record);
+// Indices (ascending) that a stage keeps of scores.size() >= 1 tokens, and the record but for
+// cumulative_ratio and scoring_ms. Protected tokens and those of the highest scores stay; of equal scores the
+// later wins. Degenerate scores fall back to recency.
+//
+// A top_p stage keeps the smallest such set whose scores hold top_p of the sum over all current tokens;
+// negative scores count as 0. Without any positive score it falls back too, and every token weighs the same.
+// fallback_applied is set only where something was dropped.
+std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Stage& stage,
+                                        const TokenPolicy& policy, StageRecord& record);
 
 }  // namespace winnow

@@ -20,10 +20,11 @@ constexpr const char* kFull = R"({
   "tokens": {"stages": [{"layer": 3, "keep": 0.5}, {"layer": 16, "top_p": 0.9}],
              "scorer": "learned", "window": 32, "heads": "mean", "pool": 3, "recency_mix": 0.25,
              "scorer_file": "sub/../s.safetensors", "seed": 18446744073709551615,
-             "protect_head": 1, "protect_tail": {"min": 2, "share": 0.05}, "positions": "compact", "kv": "final"},
+             "protect_head": 1, "protect_tail": {"min": 2, "share": 0.05},
+             "positions": "compact", "kv": "final"},
   "attention": {"selector": "dense"},
-  "measured": {"kl": 0.01, "dce": null, "niah": 0.9, "second_question_niah": 0.8, "speedup": 1.5, "density": 1,
-               "avgtok": 0.5, "length": 4096, "text_sha256": "ff", "machine": {"cpu": "x"}}})";
+  "measured": {"kl": 0.01, "dce": null, "niah": 0.9, "second_question_niah": 0.8, "speedup": 1.5,
+               "density": 1, "avgtok": 0.5, "length": 4096, "text_sha256": "ff", "machine": {"cpu": "x"}}})";
 
 TEST(PolicyFromJson, ReadsEveryKey) {
   const Policy policy = read(kFull);

@@ -1,0 +1,49 @@
+#include "cli/answer_text.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace winnow::cli {
+namespace {
+
+// Length of the longest end of `text` that `stop` begins with.
+std::size_t overlap(const std::string& text, const std::string& stop) {
+  for (std::size_t length = std::min(text.size(), stop.size()); length > 0; --length) {
+    if (text.compare(text.size() - length, length, stop, 0, length) == 0) return length;
+  }
+  return 0;
+}
+
+}  // namespace
+
+AnswerText::AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stop_strings)
+    : tokenizer_(tokenizer), stop_strings_(std::move(stop_strings)) {
+  std::erase(stop_strings_, std::string());
+}
+
+std::string AnswerText::push(TokenId token) {
+  if (stopped_ || tokenizer_.is_control(token)) return "";
+  return release(utf8_.push(tokenizer_.token_bytes(token)), /*last=*/false);
+}
+
+std::string AnswerText::finish() { return stopped_ ? "" : release(utf8_.finish(), /*last=*/true); }
+
+std::string AnswerText::release(const std::string& fresh, bool last) {
+  held_ += fresh;
+  std::size_t certain = held_.size(), keep = 0;
+  for (const std::string& stop : stop_strings_) {
+    const std::size_t found = held_.find(stop);
+    if (found != std::string::npos) {
+      certain = std::min(certain, found);
+      stopped_ = true;
+    }
+    keep = std::max(keep, overlap(held_, stop));
+  }
+  if (!stopped_ && !last) certain -= keep;
+  std::string out = held_.substr(0, certain);
+  held_.erase(0, certain);
+  text_ += out;
+  return out;
+}
+
+}  // namespace winnow::cli

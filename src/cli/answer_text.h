@@ -1,0 +1,36 @@
+// AnswerText: an answer's tokens as text, handed out as soon as it is certain.
+//
+// Held back: half a UTF-8 character, and whatever may be the beginning of a stop string.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tokenizer/tokenizer.h"
+
+namespace winnow::cli {
+
+class AnswerText {
+ public:
+  // Empty stop strings are ignored.
+  AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stop_strings);
+
+  // New text that is certain now. Control tokens have none.
+  std::string push(TokenId token);
+  // The text held back, once no token follows.
+  std::string finish();
+
+  bool stopped() const { return stopped_; }          // a stop string has appeared; it is no part of the text
+  const std::string& text() const { return text_; }  // all that was handed out
+
+ private:
+  std::string release(const std::string& fresh, bool last);
+
+  const Tokenizer& tokenizer_;
+  std::vector<std::string> stop_strings_;
+  Utf8Stream utf8_;
+  std::string held_, text_;
+  bool stopped_ = false;
+};
+
+}  // namespace winnow::cli

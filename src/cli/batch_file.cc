@@ -1,0 +1,170 @@
+#include "cli/batch_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <initializer_list>
+#include <string_view>
+
+#include "cli/common.h"
+#include "cli/provenance.h"
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "formats/json_text.h"
+
+namespace winnow::cli {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMaxLineBytes = 256 << 20;  // no context takes more text
+
+// `where` is "file:line".
+[[noreturn]] void bad_line(const std::string& where, const std::string& why) {
+  fail(ErrorCode::kBadFormat, "{}: {}", where, why);
+}
+
+void check_keys(const json& object, std::initializer_list<std::string_view> known, const std::string& where) {
+  for (const auto& [key, value] : object.items()) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    bad_line(where, fmt::format("unknown key \"{}\" (known: {})", key, fmt::join(known, ", ")));
+  }
+}
+
+std::string text_of(const json& object, const char* key, const std::string& where) {
+  if (!object.contains(key) || !object[key].is_string()) bad_line(where, fmt::format("\"{}\" must be text", key));
+  return object[key].get<std::string>();
+}
+
+std::vector<ChatMessage> messages_of(const json& messages, const std::string& where) {
+  if (!messages.is_array() || messages.empty()) bad_line(where, "\"messages\" must be a list of at least one message");
+  std::vector<ChatMessage> result;
+  for (const json& message : messages) {
+    if (!message.is_object()) bad_line(where, "a message must be an object with role and content");
+    check_keys(message, {"role", "content"}, where);
+    result.push_back({text_of(message, "role", where), text_of(message, "content", where)});
+    const std::string& role = result.back().role;
+    if (role != "system" && role != "user" && role != "assistant") {
+      bad_line(where, fmt::format("role \"{}\" must be system, user or assistant", role));
+    }
+  }
+  return result;
+}
+
+BatchPrompt parse_prompt(const std::string& line, const std::string& where) {
+  const json object = parse_json_object(line, where, kMaxLineBytes);
+  check_keys(object, {"id", "prompt", "messages", "max_tokens"}, where);
+  if (object.contains("prompt") == object.contains("messages")) {
+    bad_line(where, "needs \"prompt\" or \"messages\", one of the two");
+  }
+  BatchPrompt prompt;
+  if (object.contains("prompt")) prompt.prompt = text_of(object, "prompt", where);
+  if (object.contains("messages")) prompt.messages = messages_of(object["messages"], where);
+  if (object.contains("id")) {
+    prompt.id = object["id"];
+    if (!prompt.id.is_string() && !prompt.id.is_number_integer()) bad_line(where, "\"id\" must be text or an integer");
+  }
+  if (object.contains("max_tokens")) {
+    const json& value = object["max_tokens"];
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
+      bad_line(where, "\"max_tokens\" must be an integer of at least 1");
+    }
+    prompt.max_tokens = value.get<std::int64_t>();
+  }
+  return prompt;
+}
+
+std::string prompt_hash(const BatchPrompt& prompt, const std::string& settings) {
+  json decisive = {settings, prompt.prompt, prompt.max_tokens.value_or(0)};
+  for (const ChatMessage& message : prompt.messages) decisive.push_back({message.role, message.content});
+  const std::string text = dump_json(decisive);
+  return hex_hash(XXH3_64bits(text.data(), text.size()));
+}
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+// Calls fn(line, number) for each line, without its newline. A last line without one counts unless `whole_only`.
+template <class Fn>
+void for_each_line(const std::string& text, bool whole_only, Fn&& fn) {
+  std::int64_t number = 1;
+  for (std::size_t begin = 0; begin < text.size(); ++number) {
+    const std::size_t newline = text.find('\n', begin);
+    if (newline == std::string::npos && whole_only) return;
+    const std::size_t end = newline == std::string::npos ? text.size() : newline;
+    fn(text.substr(begin, end - begin), number);
+    begin = end + 1;
+  }
+}
+
+}  // namespace
+
+std::vector<BatchPrompt> read_prompts(const std::string& path) {
+  std::vector<BatchPrompt> prompts;
+  for_each_line(read_text(path), /*whole_only=*/false, [&](const std::string& line, std::int64_t number) {
+    if (is_blank(line)) return;
+    prompts.push_back(parse_prompt(line, fmt::format("{}:{}", path == "-" ? "stdin" : path, number)));
+    prompts.back().index = static_cast<std::int64_t>(prompts.size()) - 1;
+  });
+  if (prompts.empty()) fail(ErrorCode::kBadFormat, "{}: has no prompts", path);
+  return prompts;
+}
+
+void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings) {
+  for (BatchPrompt& prompt : prompts) prompt.hash = prompt_hash(prompt, settings);
+}
+
+AnswerFile::AnswerFile(const std::string& path, const std::vector<BatchPrompt>& prompts) : path_(path) {
+  check_writable(path);
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error)) {
+    const std::string before = read_text(path);
+    const std::string kept = keep_answers(before, prompts);
+    if (kept != before) write_file_atomically(path, kept);
+  }
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail(ErrorCode::kIo, "{}: cannot open for writing: {}", path, std::strerror(errno));
+}
+
+AnswerFile::~AnswerFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+std::string AnswerFile::keep_answers(const std::string& text, const std::vector<BatchPrompt>& prompts) {
+  std::string kept;
+  // A half last line is what a crash leaves: dropped. Any other line that is no answer means that the file is not ours.
+  for_each_line(text, /*whole_only=*/true, [&](const std::string& line, std::int64_t number) {
+    const json answer = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!answer.is_object() || !answer.contains("index") || !answer["index"].is_number_integer() ||
+        !answer.contains("prompt_hash")) {
+      fail(ErrorCode::kBadFormat, "{}:{}: is not an answer of winnow batch; name another output file", path_, number);
+    }
+    const auto index = answer["index"].get<std::int64_t>();
+    const bool current = index >= 0 && index < static_cast<std::int64_t>(prompts.size()) &&
+                         answer["prompt_hash"] == prompts[static_cast<std::size_t>(index)].hash;
+    if (current && !answer.contains("error") && answered_.insert(index).second) {
+      kept += line + "\n";
+    } else {
+      ++dropped_;
+    }
+  });
+  if (!text.empty() && !text.ends_with('\n')) ++dropped_;
+  return kept;
+}
+
+void AnswerFile::append(const json& line) {
+  const std::string text = dump_json(line) + "\n";
+  std::string_view left = text;
+  while (!left.empty()) {  // one write() almost always; what is left after a short one follows
+    const ssize_t written = ::write(fd_, left.data(), left.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(errno));
+    left.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+}  // namespace winnow::cli

@@ -1,0 +1,57 @@
+// The two files of `winnow batch`: prompts in, answers out, a JSON object a line.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tokenizer/tokenizer.h"
+
+namespace winnow::cli {
+
+// {"id"?: string or integer, "prompt": string | "messages": [{"role", "content"}], "max_tokens"?: integer}
+struct BatchPrompt {
+  std::int64_t index = 0;  // among the prompts of the file
+  nlohmann::json id;       // null when there is none
+  std::string prompt;
+  std::vector<ChatMessage> messages;  // not empty: instead of `prompt`
+  std::optional<std::int64_t> max_tokens;
+  std::string hash;  // of what decides the answer, see hash_prompts()
+};
+
+// Every prompt of the file; empty lines are skipped. Error(kBadFormat) naming file and line for anything that is not a
+// prompt.
+std::vector<BatchPrompt> read_prompts(const std::string& path);
+
+// Sets each prompt's hash, of itself and the settings of the run: a stored answer with the same hash is still right.
+void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings);
+
+// The output file: whole lines, appended one by one, so that an interrupted batch can go on where it stopped.
+class AnswerFile {
+ public:
+  // Keeps the lines of an earlier run that answer one of `prompts` without an error; half a last line, failed prompts and
+  // answers to other prompts or settings are dropped. Error(kIo), or Error(kBadFormat) when the file is not winnow's.
+  AnswerFile(const std::string& path, const std::vector<BatchPrompt>& prompts);
+  AnswerFile(const AnswerFile&) = delete;
+  AnswerFile& operator=(const AnswerFile&) = delete;
+  ~AnswerFile();
+
+  bool answered(const BatchPrompt& prompt) const { return answered_.contains(prompt.index); }
+  std::int64_t kept() const { return static_cast<std::int64_t>(answered_.size()); }
+  std::int64_t dropped() const { return dropped_; }
+
+  void append(const nlohmann::json& line);
+
+ private:
+  std::string keep_answers(const std::string& text, const std::vector<BatchPrompt>& prompts);
+
+  std::string path_;
+  std::set<std::int64_t> answered_;  // indices
+  std::int64_t dropped_ = 0;
+  int fd_ = -1;
+};
+
+}  // namespace winnow::cli

@@ -1,0 +1,63 @@
+// winnow policy check: is a policy file right, does it fit a model, and what does it keep?
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/common.h"
+#include "cli/policy_text.h"
+#include "formats/json_text.h"
+
+namespace winnow::cli {
+namespace {
+
+constexpr std::size_t kMaxPolicyBytes = 16 << 20;  // thresholds of every head of every layer fit many times
+
+struct PolicyCheckOptions {
+  std::string file;
+  ModelOptions model;
+  bool as_json = false;
+};
+
+nlohmann::json report(const Policy& policy, const std::vector<std::int64_t>& lengths) {
+  nlohmann::json kept = nlohmann::json::array();
+  for (const std::int64_t length : lengths) {
+    kept.push_back({{"length", length}, {"kept", kept_by_stage(policy, length)}});
+  }
+  return {{"winnow", WINNOW_VERSION}, {"valid", true}, {"policy", policy_to_json(policy)}, {"kept_by_stage", kept}};
+}
+
+int check(const PolicyCheckOptions& options) {
+  Policy policy = policy_from_json(parse_json_object(read_text(options.file), options.file, kMaxPolicyBytes), options.file);
+  std::vector<std::int64_t> lengths{1024, 4096, 16384};
+  std::string fits = "any model with enough layers (name one with -m to be sure)";
+  if (!options.model.model.empty() || !options.model.random_weights.empty()) {
+    const Architecture arch = read_architecture(*open_source(options.model));
+    check_policy(policy, facts_of(arch), options.file);
+    lengths = example_lengths(arch.context);
+    fits = fmt::format("{} ({} layers)", arch.name, arch.layers);
+  } else if (!policy.model_name.empty()) {
+    fits = fmt::format("{} (made for it; not compared)", policy.model_name);
+  }
+  if (options.as_json) {
+    fmt::print("{}\n", dump_json(report(policy, lengths), 2));
+    return 0;
+  }
+  fmt::print("{}: valid\nmodel: {}\nscorer: {}\n", options.file, fits, scorer_name(policy.tokens.scorer));
+  fmt::print("{}", policy.dense() ? "no stages: nothing is pruned\n" : stage_table(policy, lengths));
+  return 0;
+}
+
+}  // namespace
+
+void add_policy(CLI::App& app, Command& command) {
+  auto options = std::make_shared<PolicyCheckOptions>();
+  CLI::App* policy = app.add_subcommand("policy", "Policy files: what to leave out");
+  policy->require_subcommand(1);
+  CLI::App* sub = policy->add_subcommand("check", "Check a policy file; with a model, whether it fits");
+  sub->add_option("FILE", options->file, "Policy file (JSON)")->required();
+  add_model_options(*sub, options->model);
+  sub->add_flag("--json", options->as_json, "As JSON");
+  sub->footer("Examples:\n  winnow policy check policy.json\n  winnow policy check policy.json -m model.gguf");
+  sub->callback([options, &command] { command = [options] { return check(*options); }; });
+}
+
+}  // namespace winnow::cli

@@ -1,0 +1,117 @@
+// winnow run: reads a prompt and answers it.
+#include "cli/run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "cli/command.h"
+#include "cli/provenance.h"
+#include "core/error.h"
+
+namespace winnow::cli {
+namespace {
+
+void check_usage(const RunOptions& options) {
+  if (options.compare && options.policy.empty()) throw UsageError("--compare needs a --policy to compare with dense");
+  if (options.prompt || options.file) return;
+  if (::isatty(STDIN_FILENO) == 0) throw UsageError("no prompt: give -p TEXT, -f FILE, or -f - to read stdin");
+  if (options.compare || options.as_json) throw UsageError("--compare and --json need a prompt (-p or -f)");
+}
+
+// The document, then the question about it.
+std::string prompt_text(const RunOptions& options) {
+  std::string text = options.file ? read_text(*options.file) : "";
+  if (options.file && options.prompt) text += text.ends_with('\n') ? "\n" : "\n\n";
+  if (options.prompt) text += *options.prompt;
+  if (text.empty()) fail(ErrorCode::kBadArgument, "the prompt is empty");
+  return text;
+}
+
+int answer_once(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text,
+                PruneLog& log) {
+  const TokenisedPrompt prompt = tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
+  AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
+  answering.max_new_tokens = options.max_new_tokens;
+  answering.stop_strings = options.stop_strings;
+  answering.progress = options.model.progress_style();
+  if (!options.as_json) {
+    answering.on_text = [](const std::string& part) {
+      fmt::print("{}", part);
+      std::fflush(stdout);
+    };
+  }
+  Session session(engine);
+  Sampler sampler(options.sampling);
+  const Answer answer = answer_prompt(session, sampler, prompt, answering);
+  log.add(answer.stages);
+  if (options.as_json) {
+    nlohmann::json report = provenance(engine, options.model);
+    report.update(to_json(answer, policy));
+    fmt::print("{}\n", dump_json(report, 2));
+  } else {
+    fmt::print("\n");
+    std::fflush(stdout);
+  }
+  fmt::print(stderr, "{}\n", summary(answer));
+  return 0;
+}
+
+int run(RunOptions options) {
+  check_usage(options);
+  options.sampling.seed = options.model.seed;
+  const bool has_prompt = options.prompt || options.file;
+  const std::string text = has_prompt ? prompt_text(options) : "";
+  PruneLog log(options.prune_log);
+  const auto engine = open_engine(options.model);
+  const Policy policy = parse_policy(options.policy.empty() ? "dense" : options.policy, engine->facts());
+  if (!has_prompt) return converse(*engine, options, policy, log);
+  if (options.compare) return compare(*engine, options, policy, text, log);
+  return answer_once(*engine, options, policy, text, log);
+}
+
+constexpr const char* kFooter = R"(Examples:
+  winnow run -m smollm2-135m -p "Once upon a time" -n 50
+  winnow run -m smollm2-135m --chat -f report.txt -p "What was decided?" --policy keep08
+  git log | winnow run -m smollm2-135m --chat -f - -p "Summarise these changes."
+  winnow run -m smollm2-135m --chat -f report.txt --policy keep08 --compare
+  winnow run -m smollm2-135m                       (a conversation; /exit or Ctrl-D ends it)
+
+POLICY is dense, keep09, keep08, keep07 or a policy file, each with an optional :scorer[=file].)";
+
+}  // namespace
+
+TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const std::string& text, bool chat, bool parse_special) {
+  if (chat && !tokenizer.has_chat_template()) {
+    fail(ErrorCode::kBadArgument, "--chat: this model has no chat template; leave --chat out");
+  }
+  return tokenise([&] {
+    return chat ? tokenizer.encode_chat({{"user", text}}, /*add_generation_prompt=*/true)
+                : tokenizer.encode(text, parse_special);
+  });
+}
+
+void add_run(CLI::App& app, Command& command) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* sub = app.add_subcommand("run", "Read a prompt and answer it; without one, a conversation");
+  add_model_options(*sub, options->model);
+  sub->add_option("-p,--prompt", options->prompt, "The prompt; with -f it follows the file, after an empty line");
+  sub->add_option("-f,--file", options->file, "Read the prompt from a file; - is stdin");
+  sub->add_flag("--chat", options->chat, "The prompt is a user's message in the model's chat template");
+  sub->add_flag("--parse-special", options->parse_special, "Control tokens written in the prompt count as such");
+  sub->add_option("-n,--max-tokens", options->max_new_tokens, "Most tokens to answer with")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  sub->add_option("--policy", options->policy, "What to leave out of the prefill (default: dense, nothing)");
+  sub->add_flag("--compare", options->compare, "Answer densely as well and show what differs");
+  add_sampling_options(*sub, options->sampling);
+  sub->add_option("--stop", options->stop_strings, "Text that ends the answer; may be given several times")
+      ->allow_extra_args(false);
+  sub->add_flag("--json", options->as_json, "One JSON object instead of the text");
+  sub->add_option("--prune-log", options->prune_log, "Write a JSON line for every stage")->type_name("FILE");
+  sub->footer(kFooter);
+  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+}
+
+}  // namespace winnow::cli
