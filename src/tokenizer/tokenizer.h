@@ -21,9 +21,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of `text` (UTF-8; invalid bytes become U+FFFD as in Hugging Face's `tokenizers`). With
-  // `parse_special`, control tokens written in the text ("<|im_end|>") become their ids; without it they are
-  // plain text.
+  // Ids of `text` (UTF-8; each invalid part becomes one U+FFFD, see utf8.h), with the begin-of-text token in
+  // front if the model's files ask for one. With `parse_special`, control tokens written in the text
+  // ("<|im_end|>") become their ids; without it they are plain text. Added tokens that are no control tokens
+  // ("<think>") become their ids either way. May be called from several threads.
   virtual std::vector<TokenId> encode(std::string_view text, bool parse_special) const = 0;
 
   // Raw bytes of one token; control tokens give their text.
@@ -57,7 +58,8 @@ class Utf8Stream {
 };
 
 // From the same MODEL argument as open_weights(): a GGUF file's metadata, or a folder's tokenizer.json (+
-// tokenizer_config.json, generation_config.json, or vocab.json + merges.txt). Throws Error.
+// tokenizer_config.json, generation_config.json, or vocab.json + merges.txt). One of these files may be named
+// itself, with anything in front of its name ("gpt2-vocab.json"). Throws Error.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
 
 }  // namespace winnow

@@ -1,5 +1,6 @@
 // Ids against those of Hugging Face's `tokenizers` and `transformers` (scripts/make_tokenizer_golden.py).
 #include <algorithm>
+#include <future>
 #include <memory>
 
 #include "core/error.h"
@@ -146,6 +147,20 @@ TEST(TokenizerGolden, Chat) {
       }
     }
   }
+}
+
+TEST(TokenizerGolden, ThreadsShareOneTokenizer) {
+  const auto tokenizer = open_tokenizer(golden_path("tiny"));
+  const std::vector<Case> cases = read_cases();
+  const auto encode_all = [&] {
+    std::vector<std::vector<TokenId>> ids;
+    for (const Case& c : cases) ids.push_back(tokenizer->encode(c.text, /*parse_special=*/true));
+    return ids;
+  };
+  std::vector<std::future<std::vector<std::vector<TokenId>>>> results;
+  for (int i = 0; i < 4; ++i) results.push_back(std::async(std::launch::async, encode_all));
+  const auto expected = encode_all();
+  for (auto& result : results) EXPECT_EQ(result.get(), expected);
 }
 
 TEST(TokenizerGolden, ContentNeverBecomesAControlToken) {
