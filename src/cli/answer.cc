@@ -37,7 +37,8 @@ TokenisedPrompt tokenise(const std::function<std::vector<TokenId>()>& encode) {
   return prompt;
 }
 
-Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& prompt, const AnswerOptions& options) {
+Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& prompt,
+                     const AnswerOptions& options) {
   Answer answer;
   answer.prompt_tokens = static_cast<std::int64_t>(prompt.tokens.size());
   answer.tokenise_ms = prompt.ms;
@@ -90,13 +91,14 @@ nlohmann::json to_json(const Answer& answer, const Policy& policy) {
 }
 
 std::string summary(const Answer& answer) {
-  if (!answer.prefilled) return fmt::format("{} prompt tokens; cancelled before they were read", answer.prompt_tokens);
+  if (!answer.prefilled)
+    return fmt::format("{} prompt tokens; cancelled before they were read", answer.prompt_tokens);
   const Generation& generation = answer.generation;
-  return fmt::format("{} prompt tokens, {} kept; first token after {:.0f} ms; {} tokens{}; KV cache {:.1f} MB{}",
-                     answer.prompt_tokens, answer.kept_tokens(), answer.ttft_ms(), generation.tokens.size(),
-                     generation.decode_steps > 0 ? fmt::format(" at {:.1f}/s", generation.decode_tokens_per_s()) : "",
-                     megabytes(answer.kv_bytes),
-                     generation.reason == FinishReason::kCancelled ? "; cancelled" : "");
+  return fmt::format(
+      "{} prompt tokens, {} kept; first token after {:.0f} ms; {} tokens{}; KV cache {:.1f} MB{}",
+      answer.prompt_tokens, answer.kept_tokens(), answer.ttft_ms(), generation.tokens.size(),
+      generation.decode_steps > 0 ? fmt::format(" at {:.1f}/s", generation.decode_tokens_per_s()) : "",
+      megabytes(answer.kv_bytes), generation.reason == FinishReason::kCancelled ? "; cancelled" : "");
 }
 
 }  // namespace winnow::cli

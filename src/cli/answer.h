@@ -1,5 +1,5 @@
-// One answer: prefill under a policy, then tokens until something ends it, with everything measured on the way. What
-// `run` (all of its modes) and `batch` do for a prompt.
+// One answer: prefill under a policy, then tokens until something ends it, with everything measured on the
+// way. What `run` (all of its modes) and `batch` do for a prompt.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,7 @@ struct AnswerOptions {
   std::vector<std::string> stop_strings = {};
   std::function<void(const std::string&)> on_text = {};  // the answer as it is made; may be empty
   std::function<bool()> cancelled = {};                  // may be empty
-  ProgressStyle progress = ProgressStyle::kNone;    // of the prefill
+  ProgressStyle progress = ProgressStyle::kNone;         // of the prefill
 };
 
 struct Answer {
@@ -32,9 +32,9 @@ struct Answer {
   double tokenise_ms = 0;
   std::vector<StageRecord> stages;
   PassStats prefill, decode;
-  std::vector<float> first_logits;     // [vocab] at the answer's first token
-  std::vector<std::int64_t> kv_lens;   // [layers] after the prefill
-  std::int64_t kv_bytes = 0;           // after the prefill
+  std::vector<float> first_logits;    // [vocab] at the answer's first token
+  std::vector<std::int64_t> kv_lens;  // [layers] after the prefill
+  std::int64_t kv_bytes = 0;          // after the prefill
 
   std::int64_t kept_tokens() const { return stages.empty() ? prompt_tokens : stages.back().tokens_kept; }
   // From the text of the prompt to the first token of the answer.
@@ -48,7 +48,8 @@ struct TokenisedPrompt {
 };
 TokenisedPrompt tokenise(const std::function<std::vector<TokenId>()>& encode);
 
-Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& prompt, const AnswerOptions& options);
+Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& prompt,
+                     const AnswerOptions& options);
 
 // {policy, text, tokens[], finish_reason, prompt_tokens, kept_tokens, prefill_ms, ttft_ms, decode_ms, ...}
 nlohmann::json to_json(const Answer& answer, const Policy& policy);

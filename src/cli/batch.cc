@@ -21,11 +21,15 @@ struct BatchOptions {
   bool chat = false;
 };
 
-// What decides an answer beside its prompt. The model goes by its content, the policy by what it says, not by their
-// names; threads and device are left out, as a batch may well go on elsewhere.
+// What decides an answer beside its prompt. The model goes by its content, the policy by what it says, not by
+// their names; threads and device are left out, as a batch may well go on elsewhere.
 std::string settings_text(const BatchOptions& options, const Engine& engine, const Policy& policy) {
-  nlohmann::json settings = {engine.source().content_hash(), policy_to_json(policy)["tokens"], options.model.precision,
-                             options.max_new_tokens,         options.chat,                     options.stop_strings};
+  nlohmann::json settings = {engine.source().content_hash(),
+                             policy_to_json(policy)["tokens"],
+                             options.model.precision,
+                             options.max_new_tokens,
+                             options.chat,
+                             options.stop_strings};
   const SamplerOptions& sampling = options.sampling;
   settings.push_back({sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed});
   return dump_json(settings);
@@ -34,7 +38,8 @@ std::string settings_text(const BatchOptions& options, const Engine& engine, con
 TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const BatchPrompt& prompt, bool chat) {
   if (prompt.messages.empty() && prompt.prompt.empty()) fail(ErrorCode::kBadArgument, "the prompt is empty");
   return tokenise([&] {
-    if (!prompt.messages.empty()) return tokenizer.encode_chat(prompt.messages, /*add_generation_prompt=*/true);
+    if (!prompt.messages.empty())
+      return tokenizer.encode_chat(prompt.messages, /*add_generation_prompt=*/true);
     if (chat) return tokenizer.encode_chat({{"user", prompt.prompt}}, /*add_generation_prompt=*/true);
     return tokenizer.encode(prompt.prompt, /*parse_special=*/false);
   });
@@ -62,17 +67,19 @@ nlohmann::json answer_line(const Engine& engine, const BatchOptions& options, co
 // Prompts that could never be answered are refused before the first one is.
 void check_chat(const Engine& engine, const BatchOptions& options, const std::vector<BatchPrompt>& prompts) {
   if (engine.tokenizer().has_chat_template()) return;
-  if (options.chat) fail(ErrorCode::kBadArgument, "--chat: this model has no chat template; leave --chat out");
+  if (options.chat)
+    fail(ErrorCode::kBadArgument, "--chat: this model has no chat template; leave --chat out");
   for (const BatchPrompt& prompt : prompts) {
     if (prompt.messages.empty()) continue;
-    fail(ErrorCode::kBadArgument, "{}: prompt {} has messages, but this model has no chat template", options.prompts,
-         prompt.index);
+    fail(ErrorCode::kBadArgument, "{}: prompt {} has messages, but this model has no chat template",
+         options.prompts, prompt.index);
   }
 }
 
 int batch(BatchOptions options) {
   options.sampling.seed = options.model.seed;
-  std::vector<BatchPrompt> prompts = read_prompts(options.prompts);  // its faults show before the model is loaded
+  std::vector<BatchPrompt> prompts =
+      read_prompts(options.prompts);  // its faults show before the model is loaded
   check_writable(options.output);
   const auto engine = open_engine(options.model);
   const Policy policy = parse_policy(options.policy, engine->facts());
@@ -80,8 +87,10 @@ int batch(BatchOptions options) {
   check_chat(*engine, options, prompts);
   AnswerFile file(options.output, prompts);
   if (file.kept() + file.dropped() > 0) {
-    fmt::print(stderr, "{}: {} answers kept, {} lines dropped (failed, half-written or of another prompt or setting)\n",
-               options.output, file.kept(), file.dropped());
+    fmt::print(
+        stderr,
+        "{}: {} answers kept, {} lines dropped (failed, half-written or of another prompt or setting)\n",
+        options.output, file.kept(), file.dropped());
   }
   const nlohmann::json origin = provenance(*engine, options.model);
   Progress progress("answering", options.model.progress_style());
@@ -89,7 +98,8 @@ int batch(BatchOptions options) {
   const auto count = static_cast<std::int64_t>(prompts.size());
   for (const BatchPrompt& prompt : prompts) {
     if (file.answered(prompt)) continue;
-    progress.update(static_cast<double>(done) / static_cast<double>(count), fmt::format("{} of {}", done, count));
+    progress.update(static_cast<double>(done) / static_cast<double>(count),
+                    fmt::format("{} of {}", done, count));
     nlohmann::json line = answer_line(*engine, options, policy, prompt);
     failed += line.contains("error") ? 1 : 0;
     line["run"] = origin;
@@ -97,7 +107,8 @@ int batch(BatchOptions options) {
     ++done;
   }
   progress.finish();
-  fmt::print(stderr, "{}: {} prompts, {} already answered, {} failed\n", options.output, count, file.kept(), failed);
+  fmt::print(stderr, "{}: {} prompts, {} already answered, {} failed\n", options.output, count, file.kept(),
+             failed);
   return failed == 0 ? 0 : 1;
 }
 

@@ -37,12 +37,14 @@ void check_keys(const json& object, std::initializer_list<std::string_view> know
 }
 
 std::string text_of(const json& object, const char* key, const std::string& where) {
-  if (!object.contains(key) || !object[key].is_string()) bad_line(where, fmt::format("\"{}\" must be text", key));
+  if (!object.contains(key) || !object[key].is_string())
+    bad_line(where, fmt::format("\"{}\" must be text", key));
   return object[key].get<std::string>();
 }
 
 std::vector<ChatMessage> messages_of(const json& messages, const std::string& where) {
-  if (!messages.is_array() || messages.empty()) bad_line(where, "\"messages\" must be a list of at least one message");
+  if (!messages.is_array() || messages.empty())
+    bad_line(where, "\"messages\" must be a list of at least one message");
   std::vector<ChatMessage> result;
   for (const json& message : messages) {
     if (!message.is_object()) bad_line(where, "a message must be an object with role and content");
@@ -67,7 +69,8 @@ BatchPrompt parse_prompt(const std::string& line, const std::string& where) {
   if (object.contains("messages")) prompt.messages = messages_of(object["messages"], where);
   if (object.contains("id")) {
     prompt.id = object["id"];
-    if (!prompt.id.is_string() && !prompt.id.is_number_integer()) bad_line(where, "\"id\" must be text or an integer");
+    if (!prompt.id.is_string() && !prompt.id.is_number_integer())
+      bad_line(where, "\"id\" must be text or an integer");
   }
   if (object.contains("max_tokens")) {
     const json& value = object["max_tokens"];
@@ -88,7 +91,8 @@ std::string prompt_hash(const BatchPrompt& prompt, const std::string& settings) 
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-// Calls fn(line, number) for each line, without its newline. A last line without one counts unless `whole_only`.
+// Calls fn(line, number) for each line, without its newline. A last line without one counts unless
+// `whole_only`.
 template <class Fn>
 void for_each_line(const std::string& text, bool whole_only, Fn&& fn) {
   std::int64_t number = 1;
@@ -136,12 +140,14 @@ AnswerFile::~AnswerFile() {
 
 std::string AnswerFile::keep_answers(const std::string& text, const std::vector<BatchPrompt>& prompts) {
   std::string kept;
-  // A half last line is what a crash leaves: dropped. Any other line that is no answer means that the file is not ours.
+  // A half last line is what a crash leaves: dropped. Any other line that is no answer means that the file is
+  // not ours.
   for_each_line(text, /*whole_only=*/true, [&](const std::string& line, std::int64_t number) {
     const json answer = json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!answer.is_object() || !answer.contains("index") || !answer["index"].is_number_integer() ||
         !answer.contains("prompt_hash")) {
-      fail(ErrorCode::kBadFormat, "{}:{}: is not an answer of winnow batch; name another output file", path_, number);
+      fail(ErrorCode::kBadFormat, "{}:{}: is not an answer of winnow batch; name another output file", path_,
+           number);
     }
     const auto index = answer["index"].get<std::int64_t>();
     const bool current = index >= 0 && index < static_cast<std::int64_t>(prompts.size()) &&

@@ -22,18 +22,20 @@ struct BatchPrompt {
   std::string hash;  // of what decides the answer, see hash_prompts()
 };
 
-// Every prompt of the file; empty lines are skipped. Error(kBadFormat) naming file and line for anything that is not a
-// prompt.
+// Every prompt of the file; empty lines are skipped. Error(kBadFormat) naming file and line for anything that
+// is not a prompt.
 std::vector<BatchPrompt> read_prompts(const std::string& path);
 
-// Sets each prompt's hash, of itself and the settings of the run: a stored answer with the same hash is still right.
+// Sets each prompt's hash, of itself and the settings of the run: a stored answer with the same hash is still
+// right.
 void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings);
 
 // The output file: whole lines, appended one by one, so that an interrupted batch can go on where it stopped.
 class AnswerFile {
  public:
-  // Keeps the lines of an earlier run that answer one of `prompts` without an error; half a last line, failed prompts and
-  // answers to other prompts or settings are dropped. Error(kIo), or Error(kBadFormat) when the file is not winnow's.
+  // Keeps the lines of an earlier run that answer one of `prompts` without an error; half a last line, failed
+  // prompts and answers to other prompts or settings are dropped. Error(kIo), or Error(kBadFormat) when the
+  // file is not winnow's.
   AnswerFile(const std::string& path, const std::vector<BatchPrompt>& prompts);
   AnswerFile(const AnswerFile&) = delete;
   AnswerFile& operator=(const AnswerFile&) = delete;

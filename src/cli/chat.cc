@@ -99,18 +99,20 @@ class Conversation {
     const std::vector<TokenId> prefix = tokenizer.encode_chat(before, /*add_generation_prompt=*/false);
     const std::vector<TokenId> whole = tokenizer.encode_chat(after, /*add_generation_prompt=*/true);
     if (whole.size() < prefix.size() || !std::equal(prefix.begin(), prefix.end(), whole.begin())) {
-      fail(ErrorCode::kUnsupported, "this model's chat template rewrites earlier turns: give each prompt with -p");
+      fail(ErrorCode::kUnsupported,
+           "this model's chat template rewrites earlier turns: give each prompt with -p");
     }
     return {whole.begin() + static_cast<std::ptrdiff_t>(prefix.size()), whole.end()};
   }
 
-  // After an answer: its last token if the session has not read it, then what closes a turn in the template (the stop
-  // token is not read when it is sampled).
+  // After an answer: its last token if the session has not read it, then what closes a turn in the template
+  // (the stop token is not read when it is sampled).
   void note_unread(const Generation& generation) {
     unread_.clear();
     if (generation.last_token_pending) unread_.push_back(generation.tokens.back());
     if (!chat()) return;
-    const std::vector<TokenId> closed = engine_.tokenizer().encode_chat(placeholder(), /*add_generation_prompt=*/false);
+    const std::vector<TokenId> closed =
+        engine_.tokenizer().encode_chat(placeholder(), /*add_generation_prompt=*/false);
     auto end = closed.end();
     while (end != closed.begin() && !engine_.tokenizer().is_control(*(end - 1))) --end;
     if (end != closed.begin()) unread_.insert(unread_.end(), end - 1, closed.end());
@@ -129,8 +131,8 @@ class Conversation {
 }  // namespace
 
 int converse(const Engine& engine, const RunOptions& options, const Policy& policy, PruneLog& log) {
-  fmt::print(stderr, "{}, policy {}. Ctrl-C stops an answer; /new starts over; /exit or Ctrl-D ends.\n", engine.arch().name,
-             policy.name);
+  fmt::print(stderr, "{}, policy {}. Ctrl-C stops an answer; /new starts over; /exit or Ctrl-D ends.\n",
+             engine.arch().name, policy.name);
   Conversation conversation(engine, options, policy);
   LineReader lines;
   Interrupt interrupt;

@@ -20,7 +20,8 @@ namespace {
 struct DemoModel {
   std::string_view name, file;
 };
-constexpr std::array kDemoModels{DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"}};  // as scripts/get_model.sh
+constexpr std::array kDemoModels{
+    DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"}};  // as scripts/get_model.sh
 
 // Where scripts/get_model.sh keeps models.
 std::filesystem::path models_folder() {
@@ -29,14 +30,16 @@ std::filesystem::path models_folder() {
     return value == nullptr ? "" : value;
   };
   if (!variable("WINNOW_MODELS").empty()) return variable("WINNOW_MODELS");
-  if (!variable("XDG_CACHE_HOME").empty()) return std::filesystem::path(variable("XDG_CACHE_HOME")) / "winnow" / "models";
+  if (!variable("XDG_CACHE_HOME").empty())
+    return std::filesystem::path(variable("XDG_CACHE_HOME")) / "winnow" / "models";
   return std::filesystem::path(variable("HOME")) / ".cache" / "winnow" / "models";
 }
 
 Precision parse_precision(const std::string& text) {
   if (text == "f32") return Precision::kF32;
   if (text == "bf16") return Precision::kBF16;
-  if (text == "int8") fail(ErrorCode::kUnsupported, "--precision int8: this build computes in f32 or bf16 only");
+  if (text == "int8")
+    fail(ErrorCode::kUnsupported, "--precision int8: this build computes in f32 or bf16 only");
   throw UsageError(fmt::format("--precision {}: must be f32 or bf16", text));
 }
 
@@ -78,7 +81,8 @@ void add_sampling_options(CLI::App& app, SamplerOptions& options) {
   app.add_option("--top-k", options.top_k, "Sample among the k likeliest tokens; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--top-p", options.top_p, "Sample among the likeliest tokens that together reach this probability")
+  app.add_option("--top-p", options.top_p,
+                 "Sample among the likeliest tokens that together reach this probability")
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
 }
@@ -92,8 +96,8 @@ std::string resolve_model(const std::string& model) {
     if (model != demo.name) continue;
     const std::filesystem::path path = models_folder() / demo.file;
     if (std::filesystem::exists(path, error)) return path.string();
-    fail(ErrorCode::kIo, "{}: the demo model is not at {}; fetch it with: scripts/get_model.sh {}", model, path.string(),
-         model);
+    fail(ErrorCode::kIo, "{}: the demo model is not at {}; fetch it with: scripts/get_model.sh {}", model,
+         path.string(), model);
   }
   fail(ErrorCode::kIo, "{}: no such file or folder, nor a demo model (known: {})", model, names);
 }
@@ -112,7 +116,8 @@ EngineOptions engine_options(const ModelOptions& options) {
 
 std::unique_ptr<Engine> open_engine(const ModelOptions& options) {
   EngineOptions engine = engine_options(options);
-  Progress progress(options.random_weights.empty() ? "loading" : "making random weights", options.progress_style());
+  Progress progress(options.random_weights.empty() ? "loading" : "making random weights",
+                    options.progress_style());
   engine.progress = [&](double share) { progress.update(share); };
   return Engine::open(engine);
 }

@@ -1,4 +1,5 @@
-// What the subcommands share: options that name a model and how to run it, reading text, small numbers for people.
+// What the subcommands share: options that name a model and how to run it, reading text, small numbers for
+// people.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -25,19 +26,19 @@ struct ModelOptions {
   ProgressStyle progress_style() const { return choose_progress_style(plain_progress); }
 };
 
-// -m, --device, --threads, --precision, --random-weights, --seed and --progress. With `positional_model` the model is
-// also taken as an argument without a flag.
+// -m, --device, --threads, --precision, --random-weights, --seed and --progress. With `positional_model` the
+// model is also taken as an argument without a flag.
 void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model = false);
 
 // --temperature, --top-k, --top-p. The seed is ModelOptions'.
 void add_sampling_options(CLI::App& app, SamplerOptions& options);
 
-// The file or folder MODEL stands for: itself, or where scripts/get_model.sh put the demo model of that name. Error(kIo)
-// when it is not there.
+// The file or folder MODEL stands for: itself, or where scripts/get_model.sh put the demo model of that name.
+// Error(kIo) when it is not there.
 std::string resolve_model(const std::string& model);
 
-// Error(kUnsupported) for precisions and devices this build does not have. UsageError for anything unknown, and unless
-// exactly one of -m and --random-weights is given.
+// Error(kUnsupported) for precisions and devices this build does not have. UsageError for anything unknown,
+// and unless exactly one of -m and --random-weights is given.
 EngineOptions engine_options(const ModelOptions& options);
 
 // The engine, loaded behind a progress bar.

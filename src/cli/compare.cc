@@ -58,22 +58,27 @@ std::string kept_text(const Answer& answer) {
 
 void print_table(const Answer& dense, const Answer& sparse, const Policy& policy, const Agreement& agrees) {
   Table table({"", "dense", policy.name});
-  const auto row = [&](const char* label, const auto& value) { table.add_row({label, value(dense), value(sparse)}); };
+  const auto row = [&](const char* label, const auto& value) {
+    table.add_row({label, value(dense), value(sparse)});
+  };
   row("prompt tokens", [](const Answer& a) { return fmt::format("{}", a.prompt_tokens); });
   row("tokens kept", [](const Answer& a) { return fmt::format("{}", a.kept_tokens()); });
   row("avgtok", [](const Answer& a) { return fmt::format("{:.3f}", a.prefill.avgtok()); });
   row("prefill ms", [](const Answer& a) { return fmt::format("{:.1f}", a.prefill.ms); });
   row("first token ms (TTFT)", [](const Answer& a) { return fmt::format("{:.1f}", a.ttft_ms()); });
   row("KV cache MB", [](const Answer& a) { return fmt::format("{:.2f}", megabytes(a.kv_bytes)); });
-  row("decode tokens/s", [](const Answer& a) { return fmt::format("{:.1f}", a.generation.decode_tokens_per_s()); });
+  row("decode tokens/s",
+      [](const Answer& a) { return fmt::format("{:.1f}", a.generation.decode_tokens_per_s()); });
   fmt::print("{}", table.to_string());
   fmt::print("\nkept after each stage: {}\n", kept_text(sparse));
   fmt::print("likeliest first token: {}\n", agrees.first_token_equal ? "the same" : "another");
-  fmt::print("equal leading tokens:  {} of {}\n", agrees.equal_leading_tokens, dense.generation.tokens.size());
+  fmt::print("equal leading tokens:  {} of {}\n", agrees.equal_leading_tokens,
+             dense.generation.tokens.size());
   fmt::print("KL of first token:     {:.4g} nats\n", agrees.first_token_kl);
 }
 
-Answer answer_with(const Engine& engine, const RunOptions& options, const Policy& policy, const TokenisedPrompt& prompt) {
+Answer answer_with(const Engine& engine, const RunOptions& options, const Policy& policy,
+                   const TokenisedPrompt& prompt) {
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
   answering.stop_strings = options.stop_strings;
@@ -83,8 +88,8 @@ Answer answer_with(const Engine& engine, const RunOptions& options, const Policy
   return answer_prompt(session, sampler, prompt, answering);
 }
 
-// The first pass over a model pays for what every later one finds ready (pages, kernels made at run time): without it
-// the answer made first would look slower than it is.
+// The first pass over a model pays for what every later one finds ready (pages, kernels made at run time):
+// without it the answer made first would look slower than it is.
 void warm_up(const Engine& engine, const RunOptions& options, const TokenisedPrompt& prompt) {
   Progress progress("warming up", options.model.progress_style());
   PrefillOptions prefill;
@@ -95,8 +100,10 @@ void warm_up(const Engine& engine, const RunOptions& options, const TokenisedPro
 
 }  // namespace
 
-int compare(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text, PruneLog& log) {
-  const TokenisedPrompt prompt = tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
+int compare(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text,
+            PruneLog& log) {
+  const TokenisedPrompt prompt =
+      tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
   warm_up(engine, options, prompt);
   const Policy dense_policy;
   const Answer dense = answer_with(engine, options, dense_policy, prompt);

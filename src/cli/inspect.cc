@@ -26,10 +26,17 @@ struct InspectOptions {
 constexpr const char* kPresets[] = {"keep09", "keep08", "keep07"};
 
 json architecture_json(const Architecture& arch) {
-  return {{"family", arch.family},        {"layers", arch.layers},     {"model_dim", arch.model_dim},
-          {"heads", arch.heads},          {"kv_heads", arch.kv_heads}, {"head_dim", arch.head_dim},
-          {"ffn_dim", arch.ffn_dim},      {"vocab", arch.vocab},       {"context", arch.context},
-          {"rope_theta", arch.rope_theta}, {"tied_embeddings", arch.tied_embeddings}};
+  return {{"family", arch.family},
+          {"layers", arch.layers},
+          {"model_dim", arch.model_dim},
+          {"heads", arch.heads},
+          {"kv_heads", arch.kv_heads},
+          {"head_dim", arch.head_dim},
+          {"ffn_dim", arch.ffn_dim},
+          {"vocab", arch.vocab},
+          {"context", arch.context},
+          {"rope_theta", arch.rope_theta},
+          {"tied_embeddings", arch.tied_embeddings}};
 }
 
 // A tokenizer winnow cannot run is reported, not fatal: the rest of the model is still worth seeing.
@@ -70,13 +77,15 @@ json tensor_types_json(const std::vector<TensorInfo>& tensors) {
 json tensors_json(const std::vector<TensorInfo>& tensors) {
   json result = json::array();
   for (const TensorInfo& tensor : tensors) {
-    result.push_back({{"name", tensor.name}, {"dtype", dtype_info(tensor.dtype).name}, {"shape", tensor.shape}});
+    result.push_back(
+        {{"name", tensor.name}, {"dtype", dtype_info(tensor.dtype).name}, {"shape", tensor.shape}});
   }
   return result;
 }
 
 // As Engine::estimate(), from the architecture alone.
-MemoryEstimate estimate(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens, const Policy& policy) {
+MemoryEstimate estimate(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
+                        const Policy& policy) {
   const DType dtype = backend.compute_dtype();
   const std::int64_t layer = arch.model_dim * (arch.qkv_dim() + arch.q_dim() + arch.up_dim() + arch.ffn_dim);
   MemoryEstimate result;
@@ -121,7 +130,8 @@ json presets_json(const Architecture& arch) {
 std::string stages_text(const json& stages) {
   if (stages.is_object()) return stages["error"].get<std::string>();
   std::string text;
-  for (const json& stage : stages) text += fmt::format("{}{}", text.empty() ? "before layers " : ", ", stage["layer"].dump());
+  for (const json& stage : stages)
+    text += fmt::format("{}{}", text.empty() ? "before layers " : ", ", stage["layer"].dump());
   return text;
 }
 
@@ -134,18 +144,22 @@ void print_tensors(const json& report) {
 
 void print_memory(const json& memory) {
   Table table({"prompt tokens", "weights MB", "KV cache MB", "activations MB", "total MB"});
-  const auto mb = [](const json& bytes) { return fmt::format("{:.1f}", megabytes(bytes.get<std::int64_t>())); };
+  const auto mb = [](const json& bytes) {
+    return fmt::format("{:.1f}", megabytes(bytes.get<std::int64_t>()));
+  };
   for (const json& row : memory) {
-    table.add_row({row["prompt_tokens"].dump(), mb(row["weights_bytes"]), mb(row["kv_bytes"]), mb(row["activation_bytes"]),
-                   mb(row["total_bytes"])});
+    table.add_row({row["prompt_tokens"].dump(), mb(row["weights_bytes"]), mb(row["kv_bytes"]),
+                   mb(row["activation_bytes"]), mb(row["total_bytes"])});
   }
   fmt::print("\nMemory to read a prompt, nothing pruned:\n{}", table.to_string());
 }
 
 void print_report(const json& report) {
   const json &model = report["model"], &arch = report["architecture"], &tokenizer = report["tokenizer"];
-  fmt::print("model          {}{}\n", model["name"].get<std::string>(), model["random"].get<bool>() ? " (random weights)" : "");
-  fmt::print("architecture   {}, shape {}\n", arch["family"].get<std::string>(), model["shape_hash"].get<std::string>());
+  fmt::print("model          {}{}\n", model["name"].get<std::string>(),
+             model["random"].get<bool>() ? " (random weights)" : "");
+  fmt::print("architecture   {}, shape {}\n", arch["family"].get<std::string>(),
+             model["shape_hash"].get<std::string>());
   fmt::print("layers         {}: model {}, ffn {}, {} heads and {} kv heads of {}\n", arch["layers"].dump(),
              arch["model_dim"].dump(), arch["ffn_dim"].dump(), arch["heads"].dump(), arch["kv_heads"].dump(),
              arch["head_dim"].dump());
@@ -156,17 +170,20 @@ void print_report(const json& report) {
   if (tokenizer.contains("error")) {
     fmt::print("tokenizer      none: {}\n", tokenizer["error"].get<std::string>());
   } else {
-    fmt::print("tokenizer      {} tokens, stops at {}, {}\n", tokenizer["vocab"].dump(), tokenizer["stop_tokens"].dump(),
+    fmt::print("tokenizer      {} tokens, stops at {}, {}\n", tokenizer["vocab"].dump(),
+               tokenizer["stop_tokens"].dump(),
                tokenizer["chat_template"].get<bool>() ? "has a chat template" : "no chat template");
   }
-  for (const auto& [preset, stages] : report["presets"].items()) fmt::print("{:<14} {}\n", preset, stages_text(stages));
+  for (const auto& [preset, stages] : report["presets"].items())
+    fmt::print("{:<14} {}\n", preset, stages_text(stages));
   print_memory(report["memory"]);
 }
 
 void print_tensor_list(const json& tensors) {
   Table table({"tensor", "type", "shape"});
   for (const json& tensor : tensors) {
-    table.add_row({tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(), tensor["shape"].dump()});
+    table.add_row(
+        {tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(), tensor["shape"].dump()});
   }
   fmt::print("\n{}", table.to_string());
 }

@@ -22,11 +22,15 @@ nlohmann::json report(const Policy& policy, const std::vector<std::int64_t>& len
   for (const std::int64_t length : lengths) {
     kept.push_back({{"length", length}, {"kept", kept_by_stage(policy, length)}});
   }
-  return {{"winnow", WINNOW_VERSION}, {"valid", true}, {"policy", policy_to_json(policy)}, {"kept_by_stage", kept}};
+  return {{"winnow", WINNOW_VERSION},
+          {"valid", true},
+          {"policy", policy_to_json(policy)},
+          {"kept_by_stage", kept}};
 }
 
 int check(const PolicyCheckOptions& options) {
-  Policy policy = policy_from_json(parse_json_object(read_text(options.file), options.file, kMaxPolicyBytes), options.file);
+  Policy policy = policy_from_json(parse_json_object(read_text(options.file), options.file, kMaxPolicyBytes),
+                                   options.file);
   std::vector<std::int64_t> lengths{1024, 4096, 16384};
   std::string fits = "any model with enough layers (name one with -m to be sure)";
   if (!options.model.model.empty() || !options.model.random_weights.empty()) {
@@ -56,7 +60,8 @@ void add_policy(CLI::App& app, Command& command) {
   sub->add_option("FILE", options->file, "Policy file (JSON)")->required();
   add_model_options(*sub, options->model);
   sub->add_flag("--json", options->as_json, "As JSON");
-  sub->footer("Examples:\n  winnow policy check policy.json\n  winnow policy check policy.json -m model.gguf");
+  sub->footer(
+      "Examples:\n  winnow policy check policy.json\n  winnow policy check policy.json -m model.gguf");
   sub->callback([options, &command] { command = [options] { return check(*options); }; });
 }
 

@@ -9,7 +9,8 @@ namespace winnow::cli {
 
 std::vector<std::int64_t> example_lengths(std::int64_t context) {
   std::vector<std::int64_t> lengths;
-  for (std::int64_t length = 1024; length < context && length <= 65536; length *= 4) lengths.push_back(length);
+  for (std::int64_t length = 1024; length < context && length <= 65536; length *= 4)
+    lengths.push_back(length);
   lengths.push_back(context);
   return lengths;
 }
@@ -33,8 +34,9 @@ std::string stage_table(const Policy& policy, const std::vector<std::int64_t>& l
   Table table(header);
   for (std::size_t i = 0; i < policy.tokens.stages.size(); ++i) {
     const Stage& stage = policy.tokens.stages[i];
-    std::vector<std::string> row{fmt::format("{}", stage.layer),
-                                 stage.top_p ? fmt::format("top_p {}", *stage.top_p) : fmt::format("{}", stage.keep)};
+    std::vector<std::string> row{fmt::format("{}", stage.layer), stage.top_p
+                                                                     ? fmt::format("top_p {}", *stage.top_p)
+                                                                     : fmt::format("{}", stage.keep)};
     for (const auto& column : kept) row.push_back(fmt::format("{}{}", stage.top_p ? "<= " : "", column[i]));
     table.add_row(row);
   }

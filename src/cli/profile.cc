@@ -31,7 +31,8 @@ struct ProfileOptions {
 // A long run's progress: work is counted in prompt tokens, prefills dominate.
 class ProfileProgress {
  public:
-  ProfileProgress(ProgressStyle style, double total_tokens) : progress_("profiling", style), total_(total_tokens) {}
+  ProfileProgress(ProgressStyle style, double total_tokens)
+      : progress_("profiling", style), total_(total_tokens) {}
 
   // For one prefill; call the result with its share done.
   ProfileCase::OnProgress next(const ProfileCase& profiled) {
@@ -49,9 +50,9 @@ class ProfileProgress {
 
 class Profile {
  public:
-  explicit Profile(const ProfileOptions& options)
-      : options_(options), engine_(open_engine(options.model)) {
-    for (const std::string& policy : options.policies) policies_.push_back(parse_policy(policy, engine_->facts()));
+  explicit Profile(const ProfileOptions& options) : options_(options), engine_(open_engine(options.model)) {
+    for (const std::string& policy : options.policies)
+      policies_.push_back(parse_policy(policy, engine_->facts()));
     choose_lengths();
     input_ = make_profile_input(*engine_, options.text_file, lengths_.back(), options.model.seed);
   }
@@ -81,15 +82,16 @@ class Profile {
 
   void print_table() const {
     if (engine_->random()) fmt::print("random weights: {}\n", engine_->arch().name);
-    Table table({"policy", "length", "prefill ms", "TTFT ms", "decode ms", "tokens/s", "total ms", "speedup", "total",
-                 "KV MB", "avgtok"});
+    Table table({"policy", "length", "prefill ms", "TTFT ms", "decode ms", "tokens/s", "total ms", "speedup",
+                 "total", "KV MB", "avgtok"});
     for (const ProfileCase& one : cases_) add_row(table, one);
     fmt::print("{}", table.to_string());
   }
 
  private:
   void skip(std::int64_t length, const json& policy, const std::string& reason) {
-    fmt::print(stderr, "skipped: length {}{}: {}\n", length, policy.is_null() ? "" : ", " + policy.get<std::string>(), reason);
+    fmt::print(stderr, "skipped: length {}{}: {}\n", length,
+               policy.is_null() ? "" : ", " + policy.get<std::string>(), reason);
     skipped_.push_back({{"length", length}, {"policy", policy}, {"reason", reason}});
   }
 
@@ -105,7 +107,8 @@ class Profile {
       return true;
     });
     if (lengths_.empty()) {
-      fail(ErrorCode::kBadArgument, "no length fits {}: its context is {} tokens", engine_->arch().name, context);
+      fail(ErrorCode::kBadArgument, "no length fits {}: its context is {} tokens", engine_->arch().name,
+           context);
     }
   }
 
@@ -152,9 +155,11 @@ class Profile {
       return dense == nullptr || own <= 0 ? "-" : fmt::format("{:.2f}x", reference / own);
     };
     const bool decoded = one.decode_ms() > 0;
-    table.add_row({one.policy().name, fmt::format("{}", one.length()), fmt::format("{:.1f}", one.prefill_ms()),
-                   fmt::format("{:.1f}", one.ttft_ms()), decoded ? fmt::format("{:.1f}", one.decode_ms()) : "-",
-                   decoded ? fmt::format("{:.1f}", one.decode_tokens_per_s()) : "-", fmt::format("{:.1f}", one.total_ms()),
+    table.add_row({one.policy().name, fmt::format("{}", one.length()),
+                   fmt::format("{:.1f}", one.prefill_ms()), fmt::format("{:.1f}", one.ttft_ms()),
+                   decoded ? fmt::format("{:.1f}", one.decode_ms()) : "-",
+                   decoded ? fmt::format("{:.1f}", one.decode_tokens_per_s()) : "-",
+                   fmt::format("{:.1f}", one.total_ms()),
                    speedup(dense == nullptr ? 0 : dense->prefill_ms(), one.prefill_ms()),
                    speedup(dense == nullptr ? 0 : dense->total_ms(), one.total_ms()),
                    fmt::format("{:.1f}", megabytes(one.kv_bytes())), fmt::format("{:.3f}", one.avgtok())});
@@ -179,7 +184,8 @@ int profile(const ProfileOptions& options) {
   return 0;
 }
 
-constexpr const char* kFooter = R"(Times are medians over --repeat runs after one warm-up; runs of the policies take turns. TTFT adds tokenisation
+constexpr const char* kFooter =
+    R"(Times are medians over --repeat runs after one warm-up; runs of the policies take turns. TTFT adds tokenisation
 and sampling to the prefill; decode is the new tokens after the first. Speed-ups are against dense in the same run.
 peak_memory_bytes in the JSON is the process's peak so far.
 
@@ -197,9 +203,14 @@ void add_mode(CLI::App& profile_app, const char* mode, const char* description, 
       ->delimiter(',')
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();
-  sub->add_option("--policies", options->policies, "Policies to measure")->delimiter(',')->capture_default_str();
-  sub->add_option("--repeat", options->repeat, "Runs of each")->check(CLI::Range(1, 10000))->capture_default_str();
-  sub->add_option("-f,--file", options->text_file, "Text to read, repeated to the length; default: a built-in one");
+  sub->add_option("--policies", options->policies, "Policies to measure")
+      ->delimiter(',')
+      ->capture_default_str();
+  sub->add_option("--repeat", options->repeat, "Runs of each")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  sub->add_option("-f,--file", options->text_file,
+                  "Text to read, repeated to the length; default: a built-in one");
   sub->add_option("-o,--output", options->output, "Write the result as JSON")->type_name("FILE");
   if (options->mode == "end2end") options->new_tokens = 128;
   sub->add_option("--new-tokens", options->new_tokens, "Tokens to answer with; the first is the prefill's")

@@ -13,7 +13,9 @@ using nlohmann::json;
 // Work per millisecond as 10^9 per second; null where no time was measured.
 json giga_per_s(double work, double ms) { return ms > 0 ? json(work * 1e-6 / ms) : json(); }
 
-json ratio(double numerator, double denominator) { return denominator > 0 ? json(numerator / denominator) : json(); }
+json ratio(double numerator, double denominator) {
+  return denominator > 0 ? json(numerator / denominator) : json();
+}
 
 }  // namespace
 

@@ -14,7 +14,8 @@ namespace winnow::cli {
 
 class ProfileCase {
  public:
-  ProfileCase(const Engine& engine, const Policy& policy, std::span<const TokenId> tokens, std::int64_t new_tokens);
+  ProfileCase(const Engine& engine, const Policy& policy, std::span<const TokenId> tokens,
+              std::int64_t new_tokens);
 
   using OnProgress = std::function<void(double)>;  // share of one prefill
 

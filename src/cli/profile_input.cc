@@ -26,7 +26,8 @@ std::vector<TokenId> tokenise_until(const Tokenizer& tokenizer, std::int64_t cou
                                     const std::function<std::string(std::size_t)>& text_of) {
   std::vector<TokenId> tokens;
   // A token rarely stands for more than 4 bytes of prose; if it does, there is another round.
-  for (auto bytes = static_cast<std::size_t>(count) * 5; static_cast<std::int64_t>(tokens.size()) < count; bytes *= 2) {
+  for (auto bytes = static_cast<std::size_t>(count) * 5; static_cast<std::int64_t>(tokens.size()) < count;
+       bytes *= 2) {
     tokens = tokenizer.encode(text_of(bytes), /*parse_special=*/false);
   }
   tokens.resize(static_cast<std::size_t>(count));
@@ -38,7 +39,8 @@ std::vector<TokenId> tokenise_until(const Tokenizer& tokenizer, std::int64_t cou
 ProfileInput make_profile_input(const Engine& engine, const std::string& text_file, std::int64_t count,
                                 std::uint64_t seed) {
   if (!engine.has_tokenizer()) {
-    if (!text_file.empty()) fail(ErrorCode::kBadArgument, "-f {}: random weights have no tokenizer to read it", text_file);
+    if (!text_file.empty())
+      fail(ErrorCode::kBadArgument, "-f {}: random weights have no tokenizer to read it", text_file);
     return random_input(engine, count, seed);
   }
   if (text_file.empty()) {

@@ -14,8 +14,8 @@ struct ProfileInput {
   nlohmann::json description;   // {source, ...}: what the tokens are, for the result
 };
 
-// `count` tokens: of `text_file`, repeated as often as needed, or of the built-in text when it is empty; random ids for
-// random weights, which have no tokenizer.
+// `count` tokens: of `text_file`, repeated as often as needed, or of the built-in text when it is empty;
+// random ids for random weights, which have no tokenizer.
 ProfileInput make_profile_input(const Engine& engine, const std::string& text_file, std::int64_t count,
                                 std::uint64_t seed);
 

@@ -39,8 +39,8 @@ void Progress::draw_bar(double share, const std::string& note) {
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   // Early estimates jump about; none is better.
   const std::string left = share > 0.05 ? fmt::format(", {:.0f} s left", elapsed / share - elapsed) : "";
-  fmt::print(stderr, "\r\x1b[K{} [{:#<{}}{:.<{}}] {:3.0f}%{}{}{}", label_, "", filled, "", kWidth - filled, share * 100, left,
-             note.empty() ? "" : ", ", note);
+  fmt::print(stderr, "\r\x1b[K{} [{:#<{}}{:.<{}}] {:3.0f}%{}{}{}", label_, "", filled, "", kWidth - filled,
+             share * 100, left, note.empty() ? "" : ", ", note);
   std::fflush(stderr);
 }
 

@@ -9,8 +9,8 @@
 
 namespace winnow::cli {
 
-// {winnow, date, machine{cpu, cores, simd}, model{name, file, shape_hash, content_hash, random}, device, backend,
-// precision, threads, seed}. Names of files, never the folders they lie in.
+// {winnow, date, machine{cpu, cores, simd}, model{name, file, shape_hash, content_hash, random}, device,
+// backend, precision, threads, seed}. Names of files, never the folders they lie in.
 nlohmann::json provenance(const Engine& engine, const ModelOptions& options);
 
 nlohmann::json machine_json();

@@ -14,9 +14,11 @@ namespace winnow::cli {
 namespace {
 
 void check_usage(const RunOptions& options) {
-  if (options.compare && options.policy.empty()) throw UsageError("--compare needs a --policy to compare with dense");
+  if (options.compare && options.policy.empty())
+    throw UsageError("--compare needs a --policy to compare with dense");
   if (options.prompt || options.file) return;
-  if (::isatty(STDIN_FILENO) == 0) throw UsageError("no prompt: give -p TEXT, -f FILE, or -f - to read stdin");
+  if (::isatty(STDIN_FILENO) == 0)
+    throw UsageError("no prompt: give -p TEXT, -f FILE, or -f - to read stdin");
   if (options.compare || options.as_json) throw UsageError("--compare and --json need a prompt (-p or -f)");
 }
 
@@ -29,9 +31,10 @@ std::string prompt_text(const RunOptions& options) {
   return text;
 }
 
-int answer_once(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text,
-                PruneLog& log) {
-  const TokenisedPrompt prompt = tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
+int answer_once(const Engine& engine, const RunOptions& options, const Policy& policy,
+                const std::string& text, PruneLog& log) {
+  const TokenisedPrompt prompt =
+      tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
   answering.stop_strings = options.stop_strings;
@@ -82,7 +85,8 @@ POLICY is dense, keep09, keep08, keep07 or a policy file, each with an optional 
 
 }  // namespace
 
-TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const std::string& text, bool chat, bool parse_special) {
+TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const std::string& text, bool chat,
+                                bool parse_special) {
   if (chat && !tokenizer.has_chat_template()) {
     fail(ErrorCode::kBadArgument, "--chat: this model has no chat template; leave --chat out");
   }
@@ -96,10 +100,12 @@ void add_run(CLI::App& app, Command& command) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* sub = app.add_subcommand("run", "Read a prompt and answer it; without one, a conversation");
   add_model_options(*sub, options->model);
-  sub->add_option("-p,--prompt", options->prompt, "The prompt; with -f it follows the file, after an empty line");
+  sub->add_option("-p,--prompt", options->prompt,
+                  "The prompt; with -f it follows the file, after an empty line");
   sub->add_option("-f,--file", options->file, "Read the prompt from a file; - is stdin");
   sub->add_flag("--chat", options->chat, "The prompt is a user's message in the model's chat template");
-  sub->add_flag("--parse-special", options->parse_special, "Control tokens written in the prompt count as such");
+  sub->add_flag("--parse-special", options->parse_special,
+                "Control tokens written in the prompt count as such");
   sub->add_option("-n,--max-tokens", options->max_new_tokens, "Most tokens to answer with")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();

@@ -1,4 +1,5 @@
-// What the files of `winnow run` share: run.cc (one answer), compare.cc (two, side by side), chat.cc (a conversation).
+// What the files of `winnow run` share: run.cc (one answer), compare.cc (two, side by side), chat.cc (a
+// conversation).
 #pragma once
 
 #include <optional>
@@ -23,10 +24,12 @@ struct RunOptions {
 };
 
 // The prompt as tokens; `text` is a user's message with --chat.
-TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const std::string& text, bool chat, bool parse_special);
+TokenisedPrompt tokenise_prompt(const Tokenizer& tokenizer, const std::string& text, bool chat,
+                                bool parse_special);
 
 // The same prompt read densely and under `policy`: both answers and what differs.
-int compare(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text, PruneLog& log);
+int compare(const Engine& engine, const RunOptions& options, const Policy& policy, const std::string& text,
+            PruneLog& log);
 
 // Questions from the terminal until Ctrl-D or /exit.
 int converse(const Engine& engine, const RunOptions& options, const Policy& policy, PruneLog& log);

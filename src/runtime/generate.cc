@@ -40,7 +40,8 @@ Generation generate(Session& session, Sampler& sampler, const GenerateOptions& o
     }
     const TokenId token = sampler.sample(session.logits());
     (first ? answer.first_token_ms : answer.decode_ms) += ms_since(start);
-    if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) != options.stop_tokens.end()) {
+    if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+        options.stop_tokens.end()) {
       answer.reason = FinishReason::kStop;
       break;
     }

@@ -16,12 +16,14 @@ TokenId argmax(std::span<const float> logits) {
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) {
       fail(ErrorCode::kUnsupported,
-           "the model computed {} as the logit of token {}: it overflows (try --precision f32)", logits[i], i);
+           "the model computed {} as the logit of token {}: it overflows (try --precision f32)", logits[i],
+           i);
     }
     if (logits[i] > logits[best]) best = i;
     finite = finite || std::isfinite(logits[i]);
   }
-  if (!finite) fail(ErrorCode::kUnsupported, "the model computed no finite logit: it overflows (try --precision f32)");
+  if (!finite)
+    fail(ErrorCode::kUnsupported, "the model computed no finite logit: it overflows (try --precision f32)");
   return static_cast<TokenId>(best);
 }
 
@@ -57,7 +59,8 @@ void Sampler::cut_to_top_k() {
                      return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
                    });
   candidates_.resize(k);
-  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 }
 
 void Sampler::exponentiate(double highest) {
@@ -70,8 +73,8 @@ void Sampler::cut_to_top_p() {
   if (options_.top_p >= 1) return;
   double sum = 0;
   for (const Candidate& candidate : candidates_) sum += candidate.weight;
-  // n tokens of less than (1 - p) / n each hold less than 1 - p together, so none of them can be needed: most of the
-  // vocabulary need not be sorted.
+  // n tokens of less than (1 - p) / n each hold less than 1 - p together, so none of them can be needed: most
+  // of the vocabulary need not be sorted.
   const double negligible = sum * (1 - options_.top_p) / static_cast<double>(candidates_.size());
   std::erase_if(candidates_, [&](const Candidate& candidate) { return candidate.weight < negligible; });
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {

@@ -1,5 +1,5 @@
-// Sampler: logits -> the next token. The same seed and logits give the same tokens on every platform, which the
-// distributions of <random> do not promise.
+// Sampler: logits -> the next token. The same seed and logits give the same tokens on every platform, which
+// the distributions of <random> do not promise.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace winnow {
 struct SamplerOptions {
   double temperature = 0;  // 0: greedy, the options below do not matter then
   std::int64_t top_k = 0;  // only the k likeliest tokens; 0: all
-  double top_p = 1.0;      // only the likeliest tokens that together reach this probability (arXiv 1904.09751)
+  double top_p = 1.0;  // only the likeliest tokens that together reach this probability (arXiv 1904.09751)
   std::uint64_t seed = 0;
 };
 
@@ -23,8 +23,8 @@ class Sampler {
   // Error(kBadArgument) naming an option that is out of range.
   explicit Sampler(const SamplerOptions& options);
 
-  // Greedy ties go to the lowest id. Error(kUnsupported) for logits with a NaN or +infinity, or without a finite
-  // value: the model overflowed, and any token would be made up.
+  // Greedy ties go to the lowest id. Error(kUnsupported) for logits with a NaN or +infinity, or without a
+  // finite value: the model overflowed, and any token would be made up.
   TokenId sample(std::span<const float> logits);
 
  private:

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds the libFuzzer targets (clang, address and undefined-behaviour sanitizers) and runs each for a while.
+#   scripts/fuzz.sh [SECONDS [TARGET...]]        default: 60 seconds each of all targets
+# Inputs found are kept under build/fuzz/corpus/TARGET; a crash leaves its input in build/fuzz/crashes and exit 1.
+# Needs clang and libomp-dev.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+readonly GOLDEN=tests/golden
+
+seconds="${1:-60}"
+[[ $# -eq 0 ]] || shift
+if [[ $# -gt 0 ]]; then
+  targets=("$@")
+else
+  mapfile -t targets < <(find fuzz -name '*_fuzz.cc' -printf '%f\n' | sed 's/\.cc$//' | sort)
+fi
+
+cmake --preset fuzz >/dev/null
+cmake --build --preset fuzz --target "${targets[@]}"
+
+seeds_of() {  # TARGET: paths of small valid inputs
+  case "$1" in
+    gguf_fuzz) find "$GOLDEN/formats" -name '*.gguf' ;;
+    safetensors_fuzz) find "$GOLDEN/formats" "$GOLDEN/scorers" -name '*.safetensors' ;;
+    hf_config_fuzz) find "$GOLDEN" -name config.json ;;
+    tokenizer_fuzz) find "$GOLDEN/tokenizer/tiny" -name tokenizer.json ;;
+    policy_fuzz) find policies -name '*.json' ;;
+  esac
+}
+
+mkdir -p build/fuzz/crashes
+for target in "${targets[@]}"; do
+  corpus="build/fuzz/corpus/$target"
+  mkdir -p "$corpus"
+  while read -r seed; do
+    # The first byte tells tokenizer_fuzz what the rest is; 1: a tokenizer.json.
+    { [[ "$target" != tokenizer_fuzz ]] || printf '\001'; cat "$seed"; } >"$corpus/$(tr / _ <<<"$seed")"
+  done < <(seeds_of "$target")
+  echo "fuzz: $target, $seconds s" >&2
+  "build/fuzz/bin/$target" -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
+    -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/ "$corpus"
+done

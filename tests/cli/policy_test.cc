@@ -1,0 +1,53 @@
+#include "cli/program.h"
+
+namespace winnow::cli_test {
+namespace {
+
+TEST(PolicyCheck, ShowsWhatIsKept) {
+  const Scratch scratch;
+  const std::string policy = scratch.write("policy.json", kTwoStages);
+  const Result alone = run_program({"policy", "check", policy});
+  EXPECT_EQ(alone.code, 0) << alone.err;
+  EXPECT_NE(alone.out.find("valid"), std::string::npos);
+  const Result fitted = run_program({"policy", "check", policy, "-m", tiny_llama()});
+  EXPECT_EQ(fitted.code, 0) << fitted.err;
+  EXPECT_NE(fitted.out.find("of 512"), std::string::npos) << fitted.out;
+  EXPECT_NE(fitted.out.find("128"), std::string::npos) << fitted.out;
+  const json report = json::parse(run_program({"policy", "check", policy, "-m", tiny_llama(), "--json"}).out);
+  EXPECT_EQ(report["kept_by_stage"][0]["kept"], (json{256, 128}));
+  EXPECT_EQ(report["valid"], true);
+}
+
+TEST(PolicyCheck, NamesWhatIsWrong) {
+  const Scratch scratch;
+  const std::vector<std::pair<std::string, std::string>> faults{
+      {"no json", "JSON"},
+      {R"({"tokens": {}})", "version"},
+      {R"({"version": 2})", "version"},
+      {R"({"version": 1, "token": {}})", "token"},
+      {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 1.5}]}})", "keep"},
+      {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "scorer": "dice"}})", "dice"}};
+  for (const auto& [text, part] : faults) {
+    const std::string path = scratch.write("policy.json", text);
+    const Result result = run_program({"policy", "check", path});
+    expect_error(result, 1, part);
+    EXPECT_NE(result.err.find(path), std::string::npos) << result.err;
+    EXPECT_EQ(result.out, "");
+  }
+  expect_error(run_program({"policy", "check", scratch.file("missing.json")}), 1, "missing.json");
+}
+
+TEST(PolicyCheck, MadeForAnotherModel) {
+  const Scratch scratch;
+  const std::string deep =
+      scratch.write("deep.json", R"({"version": 1, "tokens": {"stages": [{"layer": 20, "keep": 0.5}]}})");
+  EXPECT_EQ(run_program({"policy", "check", deep}).code, 0);
+  expect_error(run_program({"policy", "check", deep, "-m", tiny_llama()}), 1, "20");
+  const std::string other = scratch.write(
+      "other.json",
+      R"({"version": 1, "model": {"name": "other", "layers": 6, "shape_hash": "0000000000000000"}, "tokens": {"stages": []}})");
+  expect_error(run_program({"policy", "check", other, "-m", tiny_llama()}), 1, "other");
+}
+
+}  // namespace
+}  // namespace winnow::cli_test

@@ -1,0 +1,81 @@
+// Exit codes and messages of command lines that make no sense, or name what is not there.
+#include "cli/program.h"
+
+namespace winnow::cli_test {
+namespace {
+
+TEST(Usage, VersionAndHelp) {
+  const Result version = run_program({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_EQ(version.out.rfind("winnow ", 0), 0u);
+  for (const std::vector<std::string>& command : {std::vector<std::string>{},
+                                                  {"inspect"},
+                                                  {"run"},
+                                                  {"batch"},
+                                                  {"policy", "check"},
+                                                  {"profile", "prefill"},
+                                                  {"profile", "end2end"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    const Result help = run_program(arguments);
+    EXPECT_EQ(help.code, 0);
+    EXPECT_NE(help.out.find("Example"), std::string::npos) << help.out;
+    EXPECT_EQ(help.err, "");
+  }
+}
+
+TEST(Usage, BadUsageIsTwo) {
+  EXPECT_EQ(run_program({}).code, 2);
+  EXPECT_EQ(run_program({"dance"}).code, 2);
+  EXPECT_EQ(run_program({"policy"}).code, 2);
+  EXPECT_EQ(run_program({"batch"}).code, 2);
+  EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "--no-such-option"})).code, 2);
+  EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "-n", "0"})).code, 2);
+  EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "-n", "many"})).code, 2);
+  EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "--temperature", "-1"})).code, 2);
+  EXPECT_EQ(run_program(on_tiny({"profile", "prefill"}, {"--lengths", "1,x"})).code, 2);
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "abacus"})), 2, "abacus");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--precision", "f17"})), 2, "f17");
+  expect_error(run_program(on_tiny({"run"}, {})), 2, "no prompt");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--compare"})), 2, "--policy");
+  expect_error(run_program({"run", "-p", "a"}), 2, "--random-weights");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--random-weights", "qwen2-0.5b"})), 2,
+               "one of the two");
+}
+
+TEST(Usage, WhatThisBuildLacksSaysSo) {
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda"})), 1, "no CUDA");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:1"})), 1, "no CUDA");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--precision", "int8"})), 1, "int8");
+}
+
+TEST(Usage, ModelsThatAreNotThere) {
+  expect_error(run_program({"inspect", "no/such/model.gguf"}), 1, "no/such/model.gguf: no such file");
+  expect_error(run_program({"run", "-m", "no-such-model", "-p", "a"}), 1, "no-such-model");
+  expect_error(run_program({"inspect", "--random-weights", "elephant-9b"}), 1, "elephant-9b");
+  const Scratch scratch;
+  expect_error(run_program({"inspect", "smollm2-135m"}, "", {"WINNOW_MODELS=" + scratch.file("")}), 1,
+               "scripts/get_model.sh smollm2-135m");
+}
+
+TEST(Usage, DemoModelIsFoundInItsFolder) {
+  const Scratch scratch;
+  const std::string placed = scratch.file("SmolLM2-135M-Instruct.Q4_1.gguf");
+  std::filesystem::copy_file(tiny_llama(), placed);
+  EXPECT_EQ(run_program({"inspect", "smollm2-135m"}, "", {"WINNOW_MODELS=" + scratch.file("")}).code, 0);
+}
+
+TEST(Usage, DamagedModels) {
+  const Scratch scratch;
+  const std::string whole = read_file(tiny_llama());
+  const std::string cut = scratch.write("cut.gguf", whole.substr(0, whole.size() / 2));
+  const std::string text = scratch.write("text.gguf", "this is no model");
+  const std::string empty = scratch.write("empty.gguf", "");
+  for (const std::string& path : {cut, text, empty}) {
+    expect_error(run_program({"inspect", path}), 1, path);
+    expect_error(run_program({"run", "-m", path, "-p", "a"}), 1, path);
+  }
+}
+
+}  // namespace
+}  // namespace winnow::cli_test
