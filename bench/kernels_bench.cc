@@ -1,4 +1,5 @@
-// The two kernels that decide a prefill's time, in the demo model's shapes (SmolLM2-135M), with FLOP/s. Run it on an otherwise idle machine:
+// The two kernels that decide a prefill's time, in the demo model's shapes (SmolLM2-135M), with FLOP/s. Run
+// it on an otherwise idle machine:
 //   build/release/bin/kernels_bench --benchmark_repetitions=5 --benchmark_report_aggregates_only
 #include <benchmark/benchmark.h>
 
@@ -29,11 +30,12 @@ Buffer random_bf16(Backend& backend, std::int64_t count, float scale) {
 }
 
 void flops(benchmark::State& state, double per_iteration) {
-  state.counters["FLOP/s"] = benchmark::Counter(per_iteration, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
+  state.counters["FLOP/s"] = benchmark::Counter(per_iteration, benchmark::Counter::kIsIterationInvariantRate,
+                                                benchmark::Counter::kIs1000);
 }
 
-// Products of `rows` x in -> out, over 30 different weights as the layers of a model have, so that weights come from where they
-// come from in a prefill.
+// Products of `rows` x in -> out, over 30 different weights as the layers of a model have, so that weights
+// come from where they come from in a prefill.
 void linear(benchmark::State& state) {
   const std::int64_t rows = state.range(0), in = state.range(1), out = state.range(2);
   const auto backend = make_cpu_backend(Precision::kBF16, kThreads);
@@ -73,7 +75,8 @@ void attention(benchmark::State& state, const cpu::TileKernels* kernels) {
   kv.head_dim = kHeadDim;
   backend->reserve(kv, tokens);
   const Buffer qkv = random_bf16(*backend, tokens * (kHeads + 2 * kKvHeads) * kHeadDim, 4);
-  const Buffer q = backend->allocate(tokens * kHeads * kHeadDim * 2), out = backend->allocate(tokens * kHeads * kHeadDim * 2);
+  const Buffer q = backend->allocate(tokens * kHeads * kHeadDim * 2),
+               out = backend->allocate(tokens * kHeads * kHeadDim * 2);
   std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens));
   std::iota(positions.begin(), positions.end(), 0);
   const RopeTable no_rope;

@@ -1,6 +1,6 @@
-// What policies cost: change of cross-entropy and KL(dense || policy) of the next-token distribution over the 256 tokens that follow a pruned
-// 3,840-token context, mean over windows of a text (the measure of docs/policies.md). Until `winnow eval` exists this is where the
-// README's quality figures come from.
+// What policies cost: change of cross-entropy and KL(dense || policy) of the next-token distribution over the
+// 256 tokens that follow a pruned 3,840-token context, mean over windows of a text (the measure of
+// docs/policies.md). Until `winnow eval` exists this is where the README's quality figures come from.
 //   build/release/bin/policy_quality MODEL TEXT WINDOWS POLICY...
 #include <fmt/format.h>
 
@@ -45,7 +45,8 @@ Window read_window(const Engine& engine, std::span<const TokenId> tokens, const 
   window.avgtok = session.prefill_stats().avgtok();
   window.prefill_ms = session.prefill_stats().ms;
   options.all_logits = [&](std::int64_t, const MatrixView& logits) {
-    window.log_probabilities.insert(window.log_probabilities.end(), logits.row<float>(0), logits.row<float>(0) + logits.rows * vocab);
+    window.log_probabilities.insert(window.log_probabilities.end(), logits.row<float>(0),
+                                    logits.row<float>(0) + logits.rows * vocab);
   };
   Policy dense;
   dense.tokens.positions = policy.tokens.positions;
@@ -61,7 +62,8 @@ Window read_window(const Engine& engine, std::span<const TokenId> tokens, const 
 double kl(const Window& p, const Window& q, std::int64_t vocab) {
   double sum = 0;
   for (std::int64_t i = 0; i < (kContinuation - 1) * vocab; ++i) {
-    sum += std::exp(p.log_probabilities[i]) * static_cast<double>(p.log_probabilities[i] - q.log_probabilities[i]);
+    sum += std::exp(p.log_probabilities[i]) *
+           static_cast<double>(p.log_probabilities[i] - q.log_probabilities[i]);
   }
   return sum / static_cast<double>(kContinuation - 1);
 }
@@ -76,8 +78,11 @@ int run(int argc, char** argv) {
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   const auto tokens = engine->tokenizer().encode(text, false);
   const std::int64_t windows = std::atoi(argv[3]), length = kContext + kContinuation;
-  const std::int64_t step = (static_cast<std::int64_t>(tokens.size()) - length) / std::max<std::int64_t>(1, windows - 1);
-  if (windows < 1 || step < 0) fail(ErrorCode::kBadArgument, "{}: {} tokens are too few for a window of {}", argv[2], tokens.size(), length);
+  const std::int64_t step =
+      (static_cast<std::int64_t>(tokens.size()) - length) / std::max<std::int64_t>(1, windows - 1);
+  if (windows < 1 || step < 0)
+    fail(ErrorCode::kBadArgument, "{}: {} tokens are too few for a window of {}", argv[2], tokens.size(),
+         length);
   struct Sums {
     double dce = 0, kl = 0, avgtok = 0, speedup = 0;
   };
@@ -98,10 +103,12 @@ int run(int argc, char** argv) {
   }
   fmt::print(stderr, "\n");
   const auto n = static_cast<double>(windows);
-  fmt::print("dense cross-entropy {:.4f} (ppl {:.2f}), {} windows of {} + {} tokens\n", dense_ce, std::exp(dense_ce), windows, kContext, kContinuation);
+  fmt::print("dense cross-entropy {:.4f} (ppl {:.2f}), {} windows of {} + {} tokens\n", dense_ce,
+             std::exp(dense_ce), windows, kContext, kContinuation);
   fmt::print("{:40} {:>8} {:>8} {:>7} {:>8}\n", "policy", "dCE", "KL", "avgtok", "speedup");
   for (int i = 4; i < argc; ++i) {
-    fmt::print("{:40} {:8.4f} {:8.4f} {:7.3f} {:7.2f}x\n", argv[i], sums[i].dce / n, sums[i].kl / n, sums[i].avgtok / n, sums[i].speedup / n);
+    fmt::print("{:40} {:8.4f} {:8.4f} {:7.3f} {:7.2f}x\n", argv[i], sums[i].dce / n, sums[i].kl / n,
+               sums[i].avgtok / n, sums[i].speedup / n);
   }
   return 0;
 }

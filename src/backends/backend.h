@@ -1,12 +1,13 @@
 // Backend: the operations a decoder layer is made of, on whole matrices.
 //
-// Called by model/ and sparsity/ only; knows nothing about layers, policies or files. Implementations: `reference`
-// (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels). All memory passed in was
-// made by the same backend's allocate(). head_dim is at most 512. Ops run to completion before they return. Shape mismatches are
-// programming errors and abort.
+// Called by model/ and sparsity/ only; knows nothing about layers, policies or files. Implementations:
+// `reference` (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels).
+// All memory passed in was made by the same backend's allocate(). head_dim is at most 512. Ops run to
+// completion before they return. Shape mismatches are programming errors and abort.
 //
-// Element types: the residual stream, norms, biases and scores are float32. GEMM inputs, queries and the KV cache are of the backend's
-// compute dtype (F32 or BF16, by Precision). Accumulation is never narrower than float32.
+// Element types: the residual stream, norms, biases and scores are float32. GEMM inputs, queries and the KV
+// cache are of the backend's compute dtype (F32 or BF16, by Precision). Accumulation is never narrower than
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -52,20 +53,20 @@ class Weight {
 // Fills `out` with rows [begin, end) of a weight as float32, [end - begin, in_features].
 using RowReader = std::function<void(std::int64_t begin, std::int64_t end, std::span<float> out)>;
 
-// One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after pruning a
-// row is not a position. The layout of `k` and `v` is private to the backend.
+// One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after
+// pruning a row is not a position. The layout of `k` and `v` is private to the backend.
 struct LayerKv {
   Buffer k, v;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t rows = 0;
-  std::int64_t capacity = 0;             // rows that fit without reserve()
+  std::int64_t capacity = 0;            // rows that fit without reserve()
   std::vector<std::int32_t> positions;  // [rows]
   std::int64_t bytes() const { return k.bytes() + v.bytes(); }
 };
 
-// cos and sin of every position: [positions, rotary_dim / 2] each, float32. Pairs are (i, i + rotary_dim / 2) as in
-// Hugging Face's rotate_half (Su et al., arXiv 2104.09864, eq. 34, with that pairing).
+// cos and sin of every position: [positions, rotary_dim / 2] each, float32. Pairs are (i, i + rotary_dim / 2)
+// as in Hugging Face's rotate_half (Su et al., arXiv 2104.09864, eq. 34, with that pairing).
 struct RopeTable {
   Buffer cos, sin;
   std::int64_t positions = 0;
@@ -74,10 +75,11 @@ struct RopeTable {
 
 enum class NormKind : std::uint8_t { kRms, kLayer };
 
-// y = x / rms(x) * weight (kRms, arXiv 1910.07467), or (x - mean) / std * weight + bias (kLayer, arXiv 1607.06450).
+// y = x / rms(x) * weight (kRms, arXiv 1910.07467), or (x - mean) / std * weight + bias (kLayer, arXiv
+// 1607.06450).
 struct NormParams {
   NormKind kind = NormKind::kRms;
-  MatrixView x;                 // [rows, dim] float32
+  MatrixView x;                   // [rows, dim] float32
   const float* weight = nullptr;  // [dim]
   const float* bias = nullptr;    // [dim] or nullptr
   float epsilon = 1e-5f;
@@ -93,7 +95,8 @@ struct LinearParams {
   bool accumulate = false;
 };
 
-// Rotates q and k by their positions and appends k and v to the cache (which has room). positions[i] belongs to row i.
+// Rotates q and k by their positions and appends k and v to the cache (which has room). positions[i] belongs
+// to row i.
 struct RopeAppendParams {
   MatrixView qkv;  // [rows, (heads + 2 kv_heads) * head_dim] compute dtype: q | k | v
   std::span<const std::int32_t> positions;  // [rows]
@@ -114,8 +117,9 @@ struct AttentionParams {
 
 enum class HeadReduction : std::uint8_t { kMax, kMean };
 
-// Attention that the last queries pay to every cached row: softmax per query (causal; query i sits at cache row
-// kv->rows - q.rows + i), mean over the queries, then max or mean over the heads. (SnapKV's observation window, arXiv 2404.14469.)
+// Attention that the last queries pay to every cached row: softmax per query (causal; query i sits at cache
+// row kv->rows - q.rows + i), mean over the queries, then max or mean over the heads. (SnapKV's observation
+// window, arXiv 2404.14469.)
 struct WindowScoresParams {
   MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
   const LayerKv* kv = nullptr;
@@ -145,7 +149,8 @@ class Backend {
   DType compute_dtype() const { return precision() == Precision::kBF16 ? DType::kBF16 : DType::kF32; }
 
   virtual Buffer allocate(std::int64_t bytes) = 0;
-  virtual std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) = 0;
+  virtual std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
+                                       const RowReader& reader) = 0;
 
   virtual void norm(const NormParams& params) = 0;
   virtual void linear(const LinearParams& params) = 0;
@@ -164,7 +169,8 @@ class Backend {
   // Makes room for at least `capacity` rows; keeps what is cached. kv_heads and head_dim are set.
   virtual void reserve(LayerKv& kv, std::int64_t capacity) = 0;
   // Bytes that reserve(kv, capacity) would hold.
-  virtual std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const = 0;
+  virtual std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim,
+                                std::int64_t capacity) const = 0;
   // Keeps only the cache rows listed (ascending) and their positions, and gives the rest of the memory back.
   virtual void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) = 0;
 };

@@ -89,13 +89,15 @@ Answer answer_with(const Engine& engine, const RunOptions& options, const Policy
 }
 
 // The first pass over a model pays for what every later one finds ready (pages, kernels made at run time):
-// without it the answer made first would look slower than it is.
+// without it the answer made first would look slower than it is. The beginning of the prompt is enough for
+// that.
 void warm_up(const Engine& engine, const RunOptions& options, const TokenisedPrompt& prompt) {
   Progress progress("warming up", options.model.progress_style());
   PrefillOptions prefill;
   prefill.progress = [&](double share) { progress.update(share); };
   Session session(engine);
-  session.prefill(prompt.tokens, Policy{}, prefill);
+  session.prefill(std::span(prompt.tokens).first(std::min<std::size_t>(prompt.tokens.size(), 1024)), Policy{},
+                  prefill);
 }
 
 }  // namespace

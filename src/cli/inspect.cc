@@ -1,6 +1,7 @@
 // winnow inspect: what a model is and what it will need, without loading its weights.
 #include <fmt/format.h>
 
+#include <array>
 #include <map>
 
 #include "cli/command.h"
@@ -9,7 +10,6 @@
 #include "cli/provenance.h"
 #include "cli/table.h"
 #include "core/error.h"
-#include "model/decoder_layer.h"
 #include "runtime/prefill_plan.h"
 #include "tokenizer/tokenizer.h"
 
@@ -83,28 +83,13 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
   return result;
 }
 
-// As Engine::estimate(), from the architecture alone.
-MemoryEstimate estimate(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
-                        const Policy& policy) {
-  const DType dtype = backend.compute_dtype();
-  const std::int64_t layer = arch.model_dim * (arch.qkv_dim() + arch.q_dim() + arch.up_dim() + arch.ffn_dim);
-  MemoryEstimate result;
-  result.weights = dtype_bytes(dtype, arch.layers * layer + arch.vocab * arch.model_dim);
-  for (const std::int64_t rows : rows_by_layer(policy, arch.layers, prompt_tokens)) {
-    result.kv += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows);
-  }
-  result.activations = prompt_tokens * (4 * arch.model_dim + dtype_bytes(dtype, arch.q_dim())) +
-                       Workspace::bytes(arch, dtype, kChunkRows);
-  return result;
-}
-
 json memory_json(const Architecture& arch, const ModelOptions& options) {
   const EngineOptions engine = engine_options(options);
   const auto backend = engine.device == "reference" ? make_reference_backend(engine.precision)
                                                     : make_cpu_backend(engine.precision, engine.threads);
   json result = json::array();
   for (const std::int64_t length : example_lengths(arch.context)) {
-    const MemoryEstimate dense = estimate(arch, *backend, length, Policy{});
+    const MemoryEstimate dense = estimate_memory(arch, *backend, length, 0, Policy{});
     result.push_back({{"prompt_tokens", length},
                       {"weights_bytes", dense.weights},
                       {"kv_bytes", dense.kv},

@@ -1,6 +1,5 @@
 // The program: picks the subcommand, and is the one place where an Error ends.
 #include <fmt/format.h>
-
 #include <unistd.h>
 
 #include <cstdio>
@@ -47,9 +46,10 @@ int run(const winnow::cli::Command& command) {
   }
 }
 
-// GNU OpenMP lets an idle thread spin for milliseconds before it sleeps: on a machine with other work those spins eat the time slices the
-// working thread needs, and a prefill takes ten times as long. Short spins cost nothing on an idle machine. The setting is read when the program
-// is loaded, hence the restart; whoever sets either variable keeps their choice.
+// GNU OpenMP lets an idle thread spin for milliseconds before it sleeps: on a machine with other work those
+// spins eat the time slices the working thread needs, and a prefill takes ten times as long. Short spins cost
+// nothing on an idle machine. The setting is read when the program is loaded, hence the restart; whoever sets
+// either variable keeps their choice.
 void restart_with_short_spins(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
   setenv("GOMP_SPINCOUNT", "5000", 1);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <list>
+#include <utility>
 
 #include "cli/command.h"
 #include "cli/common.h"

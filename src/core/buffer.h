@@ -20,9 +20,9 @@ class Buffer {
 
   // Uninitialised host memory; throws Error(kOutOfMemory). `bytes` may be 0.
   static Buffer host(std::int64_t bytes) {
-    void* data = ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{64}, std::nothrow);
+    void* data = ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64}, std::nothrow);
     if (data == nullptr) fail(ErrorCode::kOutOfMemory, "cannot allocate {} bytes", bytes);
-    return Buffer(data, bytes, [](void* p) { ::operator delete(p, std::align_val_t{64}); });
+    return Buffer(data, bytes, [](void* p) { ::operator delete (p, std::align_val_t{64}); });
   }
 
   template <class T = std::byte>

@@ -42,7 +42,9 @@ struct BF16 {
 };
 static_assert(sizeof(BF16) == 2);
 
-inline float to_float(BF16 value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16); }
+inline float to_float(BF16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+}
 
 // Round to nearest even; NaN stays NaN.
 inline BF16 to_bf16(float value) {

@@ -1,7 +1,8 @@
 // The one exception type of winnow.
 //
-// Thrown where bad data enters (files, flags, prompts, policies) and caught once in the CLI. The message names the
-// file, the key and the value, and says what to do. Programming errors are not Errors: they abort through check().
+// Thrown where bad data enters (files, flags, prompts, policies) and caught once in the CLI. The message
+// names the file, the key and the value, and says what to do. Programming errors are not Errors: they abort
+// through check().
 #pragma once
 
 #include <fmt/format.h>

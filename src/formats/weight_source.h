@@ -1,17 +1,16 @@
 // WeightSource: the one interface through which the model reads a checkpoint, whatever its file format.
 //
-// Tensor names are Hugging Face's ("model.layers.0.self_attn.q_proj.weight"): each format translates its own names
-// and undoes its own reorderings (GGUF's permuted q and k rows), so the model sees one convention.
+// Tensor names are Hugging Face's ("model.layers.0.self_attn.q_proj.weight"): each format translates its own
+// names and undoes its own reorderings (GGUF's permuted q and k rows), so the model sees one convention.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "core/dtype.h"
 
@@ -42,12 +41,14 @@ class WeightSource {
 
   // Rows [begin, end) of a matrix (or elements of a vector, as one row: begin 0, end 1) as float32.
   // `out` holds (end - begin) * cols floats. Safe to call from several threads.
-  virtual void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end, std::span<float> out) const = 0;
+  virtual void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                         std::span<float> out) const = 0;
 
   // Bytes of weights on disk.
   virtual std::int64_t weight_bytes() const = 0;
 
-  // xxh64 over names, shapes and the raw bytes of at most the first 4 KiB of each tensor: cheap, and changes when the weights do.
+  // xxh64 over names, shapes and the raw bytes of at most the first 4 KiB of each tensor: cheap, and changes
+  // when the weights do.
   virtual std::uint64_t content_hash() const = 0;
 
   // Tells the system that the pages read so far are not needed any more (weights are packed elsewhere).

@@ -1,12 +1,12 @@
 #include "model/architecture.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <xxhash.h>
 
 #include "core/error.h"
 
@@ -65,7 +65,8 @@ const std::map<std::string, Family>& families() {
   static const std::map<std::string, Family> table{
       {"llama", {llama_names(), NormKind::kRms, ActivationKind::kSiluGated, true, "rms_norm_eps", "silu"}},
       {"qwen2", {llama_names(), NormKind::kRms, ActivationKind::kSiluGated, true, "rms_norm_eps", "silu"}},
-      {"gpt2", {gpt2_names(), NormKind::kLayer, ActivationKind::kGeluTanh, false, "layer_norm_epsilon", "gelu_new"}},
+      {"gpt2",
+       {gpt2_names(), NormKind::kLayer, ActivationKind::kGeluTanh, false, "layer_norm_epsilon", "gelu_new"}},
   };
   return table;
 }
@@ -77,7 +78,8 @@ class ConfigReader {
 
   bool has(const char* key) const { return config_.contains(key) && !config_[key].is_null(); }
   std::string text(const char* key) const {
-    if (!has(key) || !config_[key].is_string()) fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no text", path_, key);
+    if (!has(key) || !config_[key].is_string())
+      fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no text", path_, key);
     return config_[key].get<std::string>();
   }
   std::int64_t size(const char* key) const {
@@ -86,13 +88,16 @@ class ConfigReader {
       fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no integer", path_, key);
     }
     const auto value = config_[key].get<std::int64_t>();
-    if (value < 1 || value >= kLargest) fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected 1..2^31", path_, key, value);
+    if (value < 1 || value >= kLargest)
+      fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected 1..2^31", path_, key, value);
     return value;
   }
   double number(const char* key) const {
-    if (!has(key) || !config_[key].is_number()) fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no number", path_, key);
+    if (!has(key) || !config_[key].is_number())
+      fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no number", path_, key);
     const auto value = config_[key].get<double>();
-    if (!std::isfinite(value) || value <= 0) fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected more than 0", path_, key, value);
+    if (!std::isfinite(value) || value <= 0)
+      fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected more than 0", path_, key, value);
     return value;
   }
   bool flag(const char* key, bool otherwise) const {
@@ -101,7 +106,8 @@ class ConfigReader {
     return config_[key].get<bool>();
   }
   [[noreturn]] void unsupported(const char* key, const std::string& why) const {
-    fail(ErrorCode::kUnsupported, "{}: config: {} = {} is not supported: {}", path_, key, config_[key].dump(), why);
+    fail(ErrorCode::kUnsupported, "{}: config: {} = {} is not supported: {}", path_, key, config_[key].dump(),
+         why);
   }
   const json& operator[](const char* key) const { return config_[key]; }
   const std::string& path() const { return path_; }
@@ -123,7 +129,8 @@ void refuse_unsupported(const ConfigReader& config, const Family& family) {
   if (config.has("hidden_act") && config["hidden_act"] != family.hidden_act) {
     config.unsupported("hidden_act", fmt::format("this family needs {}", family.hidden_act));
   }
-  for (const char* key : {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"}) {
+  for (const char* key :
+       {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"}) {
     if (config.flag(key, false)) config.unsupported(key, "only false is");
   }
   if (!config.flag("scale_attn_weights", true)) config.unsupported("scale_attn_weights", "only true is");
@@ -131,22 +138,26 @@ void refuse_unsupported(const ConfigReader& config, const Family& family) {
 
 void check_heads(const Architecture& arch, const std::string& path) {
   if (arch.heads % arch.kv_heads != 0) {
-    fail(ErrorCode::kBadFormat, "{}: config: num_attention_heads {} is not a multiple of num_key_value_heads {}", path,
-         arch.heads, arch.kv_heads);
+    fail(ErrorCode::kBadFormat,
+         "{}: config: num_attention_heads {} is not a multiple of num_key_value_heads {}", path, arch.heads,
+         arch.kv_heads);
   }
   constexpr std::int64_t kLargestHeadDim = 512;
   if (arch.head_dim > kLargestHeadDim) {
-    fail(ErrorCode::kUnsupported, "{}: config: head_dim {} is not supported, at most {} is", path, arch.head_dim, kLargestHeadDim);
+    fail(ErrorCode::kUnsupported, "{}: config: head_dim {} is not supported, at most {} is", path,
+         arch.head_dim, kLargestHeadDim);
   }
   if (arch.rope_theta > 0 && arch.head_dim % 2 != 0) {
-    fail(ErrorCode::kBadFormat, "{}: config: head_dim {} must be even for rotary embeddings", path, arch.head_dim);
+    fail(ErrorCode::kBadFormat, "{}: config: head_dim {} must be even for rotary embeddings", path,
+         arch.head_dim);
   }
 }
 
 std::string file_stem(const std::string& path) {
   const std::size_t end = path.find_last_not_of('/') + 1;
   const std::size_t slash = path.find_last_of('/', end == 0 ? 0 : end - 1);
-  return path.substr(slash == std::string::npos ? 0 : slash + 1, end - (slash == std::string::npos ? 0 : slash + 1));
+  return path.substr(slash == std::string::npos ? 0 : slash + 1,
+                     end - (slash == std::string::npos ? 0 : slash + 1));
 }
 
 }  // namespace
@@ -159,21 +170,23 @@ Architecture read_architecture(const WeightSource& source) {
   if (found == families().end()) {
     std::string known;
     for (const auto& [name, family] : families()) known += (known.empty() ? "" : ", ") + name;
-    fail(ErrorCode::kUnsupported, "{}: model_type \"{}\" is not supported (supported: {})", source.path(), arch.family, known);
+    fail(ErrorCode::kUnsupported, "{}: model_type \"{}\" is not supported (supported: {})", source.path(),
+         arch.family, known);
   }
   const Family& family = found->second;
   refuse_unsupported(config, family);
   arch.names = family.names;
   arch.norm = family.norm;
   arch.activation = family.activation;
-  arch.name = config.has("name") && config["name"].is_string() ? config.text("name") : file_stem(source.path());
+  arch.name =
+      config.has("name") && config["name"].is_string() ? config.text("name") : file_stem(source.path());
   arch.layers = config.size("num_hidden_layers");
   arch.model_dim = config.size("hidden_size");
   arch.heads = config.size("num_attention_heads");
   arch.kv_heads = config.has("num_key_value_heads") ? config.size("num_key_value_heads") : arch.heads;
   if (!config.has("head_dim") && arch.model_dim % arch.heads != 0) {
-    fail(ErrorCode::kBadFormat, "{}: config: hidden_size {} is not a multiple of num_attention_heads {}", source.path(),
-         arch.model_dim, arch.heads);
+    fail(ErrorCode::kBadFormat, "{}: config: hidden_size {} is not a multiple of num_attention_heads {}",
+         source.path(), arch.model_dim, arch.heads);
   }
   arch.head_dim = config.has("head_dim") ? config.size("head_dim") : arch.model_dim / arch.heads;
   arch.ffn_dim = config.size("intermediate_size");
@@ -187,8 +200,8 @@ Architecture read_architecture(const WeightSource& source) {
 }
 
 std::string Architecture::shape_hash() const {
-  const std::string shape =
-      fmt::format("{} {} {} {} {} {} {} {} {}", family, layers, model_dim, heads, kv_heads, head_dim, ffn_dim, vocab, rope_theta);
+  const std::string shape = fmt::format("{} {} {} {} {} {} {} {} {}", family, layers, model_dim, heads,
+                                        kv_heads, head_dim, ffn_dim, vocab, rope_theta);
   return fmt::format("{:016x}", XXH3_64bits(shape.data(), shape.size()));
 }
 

@@ -1,4 +1,5 @@
-// Architecture: a model family and its sizes, as data. Read from a checkpoint's config, checked once, then trusted.
+// Architecture: a model family and its sizes, as data. Read from a checkpoint's config, checked once, then
+// trusted.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@ namespace winnow {
 // Names of a family's tensors; "{}" is the layer. An empty name: the family has no such tensor.
 struct TensorNames {
   std::string embedding, position_embedding, final_norm, lm_head;
-  std::string attention_norm, q, k, v, qkv, attention_out, ffn_norm, gate, up, down;  // a family has q, k, v or qkv
+  std::string attention_norm, q, k, v, qkv, attention_out, ffn_norm, gate, up,
+      down;  // a family has q, k, v or qkv
 };
 
 struct Architecture {
@@ -34,15 +36,17 @@ struct Architecture {
   std::int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
   bool gated() const { return activation == ActivationKind::kSiluGated; }
   std::int64_t up_dim() const { return gated() ? 2 * ffn_dim : ffn_dim; }
+  // Elements of one decoder layer's matrices, and of all matrices the model multiplies by.
+  std::int64_t layer_elements() const { return model_dim * (qkv_dim() + q_dim() + up_dim() + ffn_dim); }
+  std::int64_t matrix_elements() const { return layers * layer_elements() + vocab * model_dim; }
   // Multiply-adds x 2 of the linear layers of one decoder layer, for one token.
-  double layer_linear_flops() const {
-    return 2.0 * static_cast<double>(model_dim * (qkv_dim() + q_dim() + up_dim() + ffn_dim));
-  }
+  double layer_linear_flops() const { return 2.0 * static_cast<double>(layer_elements()); }
   // Distinguishes models whose policies must not be mixed up.
   std::string shape_hash() const;
 };
 
-// Error(kUnsupported) for a family or config value winnow cannot run, naming it; Error(kBadFormat) for sizes that make no sense.
+// Error(kUnsupported) for a family or config value winnow cannot run, naming it; Error(kBadFormat) for sizes
+// that make no sense.
 Architecture read_architecture(const WeightSource& source);
 
 }  // namespace winnow

@@ -13,7 +13,9 @@ const float* data_or_null(const Buffer& buffer) { return buffer.bytes() == 0 ? n
 // normed and attended are never alive at once, nor are qkv and up: they share memory.
 Workspace::Workspace(const Architecture& arch, Backend& backend, std::int64_t chunk_rows)
     : arch_(arch), compute_(backend.compute_dtype()), chunk_rows_(chunk_rows) {
-  const auto buffer = [&](std::int64_t cols) { return backend.allocate(chunk_rows * dtype_bytes(compute_, cols)); };
+  const auto buffer = [&](std::int64_t cols) {
+    return backend.allocate(chunk_rows * dtype_bytes(compute_, cols));
+  };
   narrow_ = buffer(std::max(arch.model_dim, arch.q_dim()));
   wide_ = buffer(std::max(arch.qkv_dim(), arch.up_dim()));
   activated_ = buffer(arch.ffn_dim);
@@ -35,7 +37,8 @@ MatrixView Workspace::activated(std::int64_t rows) const { return view(activated
 
 namespace {
 
-void norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x, const MatrixView& y) {
+void norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
+          const MatrixView& y) {
   backend.norm({.kind = arch.norm,
                 .x = x,
                 .weight = weights.weight.as<float>(),
@@ -44,22 +47,27 @@ void norm(const Architecture& arch, Backend& backend, const NormWeights& weights
                 .y = y});
 }
 
-void linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y, bool accumulate = false) {
-  backend.linear({.x = x, .weight = weights.weight.get(), .bias = data_or_null(weights.bias), .y = y, .accumulate = accumulate});
+void linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
+            bool accumulate = false) {
+  backend.linear({.x = x,
+                  .weight = weights.weight.get(),
+                  .bias = data_or_null(weights.bias),
+                  .y = y,
+                  .accumulate = accumulate});
 }
 
 }  // namespace
 
-void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
-                               LayerKv& kv) const {
+void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions,
+                               const MatrixView& q, LayerKv& kv) const {
   const MatrixView normed = workspace.normed(hidden.rows), qkv = workspace.qkv(hidden.rows);
   norm(arch, backend, weights.attention_norm, hidden, normed);
   linear(backend, weights.qkv, normed, qkv);
   backend.rope_append({.qkv = qkv, .positions = positions, .rope = &rope, .q = q, .kv = &kv});
 }
 
-void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q, std::span<const std::int64_t> query_rows,
-                          const LayerKv& kv) const {
+void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
+                          std::span<const std::int64_t> query_rows, const LayerKv& kv) const {
   const MatrixView attended = workspace.attended(hidden.rows);
   backend.attention({.q = q,
                      .query_rows = query_rows,

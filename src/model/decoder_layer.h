@@ -1,5 +1,5 @@
-// A decoder layer in its three steps, on a chunk of rows. The main path (runtime/prefill.cc) calls them; they call Backend ops
-// only and know nothing of pruning.
+// A decoder layer in its three steps, on a chunk of rows. The main path (runtime/prefill.cc) calls them; they
+// call Backend ops only and know nothing of pruning.
 #pragma once
 
 #include <cstdint>

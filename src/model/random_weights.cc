@@ -60,7 +60,8 @@ class RandomWeights final : public WeightSource {
     add("model.embed_tokens.weight", {shape.vocab, shape.model_dim});
     add("model.norm.weight", {shape.model_dim});
     if (!shape.tied) add("lm_head.weight", {shape.vocab, shape.model_dim});
-    for (std::int64_t layer = 0; layer < shape.layers; ++layer) add_layer(fmt::format("model.layers.{}.", layer), shape);
+    for (std::int64_t layer = 0; layer < shape.layers; ++layer)
+      add_layer(fmt::format("model.layers.{}.", layer), shape);
   }
 
   const std::string& path() const override { return path_; }
@@ -77,8 +78,10 @@ class RandomWeights final : public WeightSource {
   std::int64_t weight_bytes() const override { return 0; }
   std::uint64_t content_hash() const override { return XXH64(path_.data(), path_.size(), 0); }
 
-  // Norms are 1, biases 0, matrices uniform with the variance 1 / in_features that keeps activations in range.
-  void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end, std::span<float> out) const override {
+  // Norms are 1, biases 0, matrices uniform with the variance 1 / in_features that keeps activations in
+  // range.
+  void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                 std::span<float> out) const override {
     const std::int64_t cols = tensor.shape.back();
     check(static_cast<std::int64_t>(out.size()) == (end - begin) * cols, "read_rows: wrong size");
     if (tensor.shape.size() == 1) {

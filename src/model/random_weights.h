@@ -1,5 +1,5 @@
-// Random weights of a named shape, for measuring speed without a download. Deterministic in the seed; never called anything
-// but random.
+// Random weights of a named shape, for measuring speed without a download. Deterministic in the seed; never
+// called anything but random.
 #pragma once
 
 #include <cstdint>

@@ -21,7 +21,8 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 // Binds tensors by name and packs them.
 class Loader {
  public:
-  Loader(const WeightSource& source, const Architecture& arch, Backend& backend, const std::function<void(double)>& progress)
+  Loader(const WeightSource& source, const Architecture& arch, Backend& backend,
+         const std::function<void(double)>& progress)
       : source_(source), arch_(arch), backend_(backend), progress_(progress) {}
 
   ModelWeights load() {
@@ -33,11 +34,14 @@ class Loader {
     weights.final_norm = norm(arch_.names.final_norm);
     const bool own_head = source_.find(arch_.names.lm_head) != nullptr;
     if (!own_head && !arch_.tied_embeddings) {
-      fail(ErrorCode::kBadFormat, "{}: tensor {} is missing (and tie_word_embeddings is false)", source_.path(), arch_.names.lm_head);
+      fail(ErrorCode::kBadFormat, "{}: tensor {} is missing (and tie_word_embeddings is false)",
+           source_.path(), arch_.names.lm_head);
     }
-    weights.lm_head = linear({own_head ? arch_.names.lm_head : arch_.names.embedding}, {arch_.vocab}, arch_.model_dim);
+    weights.lm_head =
+        linear({own_head ? arch_.names.lm_head : arch_.names.embedding}, {arch_.vocab}, arch_.model_dim);
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
-    if (!arch_.names.position_embedding.empty()) find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
+    if (!arch_.names.position_embedding.empty())
+      find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
     if (arch_.rope_theta > 0) weights.rope = rope_table();
     weights.bytes = bytes_;
     source_.drop_pages();
@@ -54,7 +58,8 @@ class Loader {
     const TensorInfo* tensor = source_.find(name);
     if (tensor == nullptr) fail(ErrorCode::kBadFormat, "{}: tensor {} is missing", source_.path(), name);
     if (tensor->shape != shape) {
-      fail(ErrorCode::kBadFormat, "{}: tensor {} has shape {}, expected {}", source_.path(), name, shape_text(tensor->shape), shape_text(shape));
+      fail(ErrorCode::kBadFormat, "{}: tensor {} has shape {}, expected {}", source_.path(), name,
+           shape_text(tensor->shape), shape_text(shape));
     }
     return *tensor;
   }
@@ -77,8 +82,10 @@ class Loader {
     return weights;
   }
 
-  // One packed matrix whose rows are those of the named tensors, one below the other. A bias exists for all of them or for none.
-  LinearWeights linear(const std::vector<std::string>& names, const std::vector<std::int64_t>& rows, std::int64_t cols) {
+  // One packed matrix whose rows are those of the named tensors, one below the other. A bias exists for all
+  // of them or for none.
+  LinearWeights linear(const std::vector<std::string>& names, const std::vector<std::int64_t>& rows,
+                       std::int64_t cols) {
     std::vector<const TensorInfo*> parts;
     std::int64_t total = 0;
     int biases = 0;
@@ -88,24 +95,28 @@ class Loader {
       biases += source_.find(bias_name(names[i])) != nullptr;
     }
     if (biases != 0 && biases != static_cast<int>(names.size())) {
-      fail(ErrorCode::kBadFormat, "{}: only some of {} and its neighbours have a bias", source_.path(), names[0]);
+      fail(ErrorCode::kBadFormat, "{}: only some of {} and its neighbours have a bias", source_.path(),
+           names[0]);
     }
     LinearWeights weights;
-    weights.weight = backend_.pack(total, cols, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
-      std::int64_t first = 0;
-      for (std::size_t i = 0; i < parts.size(); first += rows[i++]) {
-        const std::int64_t from = std::max(begin, first), to = std::min(end, first + rows[i]);
-        if (from >= to) continue;
-        source_.read_rows(*parts[i], from - first, to - first,
-                          out.subspan(static_cast<std::size_t>((from - begin) * cols), static_cast<std::size_t>((to - from) * cols)));
-      }
-    });
+    weights.weight =
+        backend_.pack(total, cols, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
+          std::int64_t first = 0;
+          for (std::size_t i = 0; i < parts.size(); first += rows[i++]) {
+            const std::int64_t from = std::max(begin, first), to = std::min(end, first + rows[i]);
+            if (from >= to) continue;
+            source_.read_rows(*parts[i], from - first, to - first,
+                              out.subspan(static_cast<std::size_t>((from - begin) * cols),
+                                          static_cast<std::size_t>((to - from) * cols)));
+          }
+        });
     bytes_ += weights.weight->bytes();
     if (biases == 0) return weights;
     weights.bias = backend_.allocate(total * 4);
     float* bias = weights.bias.as<float>();
     for (std::size_t i = 0; i < names.size(); bias += rows[i++]) {
-      source_.read_rows(find(bias_name(names[i]), {rows[i]}), 0, 1, {bias, static_cast<std::size_t>(rows[i])});
+      source_.read_rows(find(bias_name(names[i]), {rows[i]}), 0, 1,
+                        {bias, static_cast<std::size_t>(rows[i])});
     }
     return weights;
   }
@@ -120,7 +131,8 @@ class Loader {
                                              {arch_.q_dim(), arch_.kv_dim(), arch_.kv_dim()}, arch_.model_dim)
                                     : linear({name(names.qkv)}, {arch_.qkv_dim()}, arch_.model_dim);
     weights.attention_out = linear({name(names.attention_out)}, {arch_.model_dim}, arch_.q_dim());
-    weights.up = arch_.gated() ? linear({name(names.gate), name(names.up)}, {arch_.ffn_dim, arch_.ffn_dim}, arch_.model_dim)
+    weights.up = arch_.gated() ? linear({name(names.gate), name(names.up)}, {arch_.ffn_dim, arch_.ffn_dim},
+                                        arch_.model_dim)
                                : linear({name(names.up)}, {arch_.ffn_dim}, arch_.model_dim);
     weights.down = linear({name(names.down)}, {arch_.model_dim}, arch_.ffn_dim);
     return weights;
@@ -128,10 +140,12 @@ class Loader {
 
   RopeTable rope_table() const {
     const std::int64_t half = arch_.head_dim / 2;
-    RopeTable table{backend_.allocate(arch_.context * half * 4), backend_.allocate(arch_.context * half * 4), arch_.context, arch_.head_dim};
+    RopeTable table{backend_.allocate(arch_.context * half * 4), backend_.allocate(arch_.context * half * 4),
+                    arch_.context, arch_.head_dim};
     for (std::int64_t position = 0; position < arch_.context; ++position) {
       for (std::int64_t i = 0; i < half; ++i) {
-        const double frequency = std::pow(arch_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(arch_.head_dim));
+        const double frequency =
+            std::pow(arch_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(arch_.head_dim));
         const double angle = static_cast<double>(position) * frequency;
         table.cos.as<float>()[position * half + i] = static_cast<float>(std::cos(angle));
         table.sin.as<float>()[position * half + i] = static_cast<float>(std::sin(angle));
@@ -156,10 +170,12 @@ ModelWeights load_weights(const WeightSource& source, const Architecture& arch, 
 
 void embed(const WeightSource& source, const Architecture& arch, std::span<const std::int32_t> tokens,
            std::int64_t first_position, const MatrixView& hidden) {
-  check(hidden.rows == static_cast<std::int64_t>(tokens.size()) && hidden.cols == arch.model_dim, "embed: hidden does not fit");
+  check(hidden.rows == static_cast<std::int64_t>(tokens.size()) && hidden.cols == arch.model_dim,
+        "embed: hidden does not fit");
   const auto dim = static_cast<std::size_t>(arch.model_dim);
   const TensorInfo& table = *source.find(arch.names.embedding);
-  const TensorInfo* positions = arch.names.position_embedding.empty() ? nullptr : source.find(arch.names.position_embedding);
+  const TensorInfo* positions =
+      arch.names.position_embedding.empty() ? nullptr : source.find(arch.names.position_embedding);
   std::vector<float> position_row(positions != nullptr ? dim : 0);
   for (std::int64_t i = 0; i < hidden.rows; ++i) {
     const std::int64_t token = tokens[i];

@@ -9,6 +9,7 @@
 #include "formats/weight_source.h"
 #include "model/architecture.h"
 #include "model/weights.h"
+#include "runtime/prefill_plan.h"
 #include "sparsity/policy.h"
 #include "tokenizer/tokenizer.h"
 
@@ -20,14 +21,8 @@ struct EngineOptions {
   std::uint64_t seed = 0;      // of the random weights
   std::string device = "cpu";  // "cpu", or "reference" (the slow oracle)
   Precision precision = Precision::kBF16;
-  int threads = 0;             // 0: all the process may use
+  int threads = 0;                       // 0: all the process may use
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
-};
-
-// Bytes a run needs, before it starts.
-struct MemoryEstimate {
-  std::int64_t weights = 0, kv = 0, activations = 0;
-  std::int64_t total() const { return weights + kv + activations; }
 };
 
 class Engine {
@@ -45,7 +40,8 @@ class Engine {
   bool random() const { return random_; }
   ModelFacts facts() const { return {arch_.name, arch_.shape_hash(), arch_.layers}; }
 
-  // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the caches).
+  // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
+  // caches).
   MemoryEstimate estimate(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) const;
 
  private:

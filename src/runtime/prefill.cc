@@ -1,9 +1,10 @@
-// Prefill: the main path. One loop over the layers; at a stage, tokens are scored and only the kept ones go on. Dense is the
-// same loop with no stage.
+// Prefill: the main path. One loop over the layers; at a stage, tokens are scored and only the kept ones go
+// on. Dense is the same loop with no stage.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/check.h"
 #include "runtime/prefill_plan.h"
@@ -19,16 +20,18 @@ struct Session::Turn {
   const Policy& policy;
   const PrefillOptions& options;
   std::int64_t prompt_tokens = 0;
-  std::int64_t first_position = 0;         // of the turn's first token
-  std::vector<std::int64_t> rows_before;   // [layers] cache rows of earlier turns
-  std::unique_ptr<Scorer> scorer;          // null when the policy is dense
+  std::int64_t first_position = 0;        // of the turn's first token
+  std::vector<std::int64_t> rows_before;  // [layers] cache rows of earlier turns
+  PositionMode positions_before{};        // of the turn before
+  std::unique_ptr<Scorer> scorer;         // null when the policy is dense
   std::vector<Stage>::const_iterator next_stage;
 
-  std::vector<std::int32_t> alive;         // ascending; indices into the turn's tokens
-  std::vector<std::vector<std::int32_t>> cached;  // [layers] the tokens whose rows a layer cached (kv: final only)
-  Buffer hidden, q;                        // [prompt_tokens, model_dim] float32, [prompt_tokens, q_dim] compute dtype
-  MatrixView hidden_view, q_view;          // of the tokens alive
-  std::vector<std::int64_t> query_rows;    // [alive] this layer's cache rows of the tokens alive
+  std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
+  std::vector<std::vector<std::int32_t>>
+      cached;                      // [layers] the tokens whose rows a layer cached (kv: final only)
+  Buffer hidden, q;                // [prompt_tokens, model_dim] float32, [prompt_tokens, q_dim] compute dtype
+  MatrixView hidden_view, q_view;  // of the tokens alive
+  std::vector<std::int64_t> query_rows;  // [alive] this layer's cache rows of the tokens alive
 
   bool stage_at(std::int64_t layer) const {
     return next_stage != policy.tokens.stages.end() && next_stage->layer == layer;
@@ -55,7 +58,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   turn.rows_before = kv_lens();
   embed(engine_.source(), arch, tokens, turn.first_position, turn.hidden_view);
 
-  positions_ = policy.tokens.positions;
+  turn.positions_before = std::exchange(positions_, policy.tokens.positions);
   stages_.clear();
   prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
   decode_stats_ = {};
@@ -73,7 +76,8 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   compute_logits(turn);
   if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   next_position_ += count;
-  prefill_stats_.ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  prefill_stats_.ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   return true;
 }
 
@@ -82,7 +86,8 @@ bool Session::run_layers(Turn& turn) {
   Backend& backend = engine_.backend();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     if (turn.options.cancelled && turn.options.cancelled()) return false;
-    if (turn.options.progress) turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
+    if (turn.options.progress)
+      turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
     if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
 
     LayerKv& kv = kv_[i];
@@ -103,7 +108,8 @@ bool Session::run_layers(Turn& turn) {
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
                        turn.q_view.slice(begin, chunk), kv);
     }
-    // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this layer.
+    // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this
+    // layer.
     if (turn.stage_at(i + 1) && !turn.scorer->needs_hidden()) prune(turn, *turn.next_stage++);
     finish_layer(turn, i);
   }
@@ -111,7 +117,8 @@ bool Session::run_layers(Turn& turn) {
   return true;
 }
 
-// Scores the tokens alive and keeps those the stage selects: hidden states, queries and cache rows move up, order stays.
+// Scores the tokens alive and keeps those the stage selects: hidden states, queries and cache rows move up,
+// order stays.
 void Session::prune(Turn& turn, const Stage& stage) {
   const auto start = std::chrono::steady_clock::now();
   const auto count = static_cast<std::int64_t>(turn.alive.size());
@@ -128,7 +135,8 @@ void Session::prune(Turn& turn, const Stage& stage) {
   StageRecord record;
   const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
   record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
-  record.scoring_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  record.scoring_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   stages_.push_back(record);
   if (static_cast<std::int64_t>(kept.size()) == count) return;
 
@@ -143,7 +151,8 @@ void Session::prune(Turn& turn, const Stage& stage) {
   turn.query_rows.resize(kept.size());
 }
 
-// Attention and ffn for the tokens alive. After the last layer's keys and values only the last token matters, unless all logits are wanted.
+// Attention and ffn for the tokens alive. After the last layer's keys and values only the last token matters,
+// unless all logits are wanted.
 void Session::finish_layer(Turn& turn, std::int64_t index) {
   const Architecture& arch = engine_.arch();
   const auto rows = static_cast<std::int64_t>(turn.alive.size());
@@ -167,10 +176,12 @@ void Session::count_work(const Turn& turn, std::int64_t index, std::span<const s
   const double qkv_flops = 2.0 * static_cast<double>(arch.model_dim * arch.qkv_dim());
   double pairs = 0;
   for (const std::int64_t row : query_rows) pairs += static_cast<double>(row + 1);
-  prefill_stats_.linear_flops += static_cast<double>(entered) * qkv_flops + finished * (arch.layer_linear_flops() - qkv_flops);
+  prefill_stats_.linear_flops +=
+      static_cast<double>(entered) * qkv_flops + finished * (arch.layer_linear_flops() - qkv_flops);
   prefill_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
   prefill_stats_.attention_pairs += pairs;
-  const auto before = static_cast<double>(turn.first_position), count = static_cast<double>(turn.prompt_tokens);
+  const auto before = static_cast<double>(turn.first_position),
+             count = static_cast<double>(turn.prompt_tokens);
   prefill_stats_.dense_attention_pairs += count * before + count * (count + 1) / 2;
 }
 
@@ -188,7 +199,8 @@ void Session::compute_logits(const Turn& turn) {
     }
   }
   logits_of(turn.hidden_view.slice(rows - 1, 1), {logits_.data(), DType::kF32, 1, arch.vocab});
-  prefill_stats_.linear_flops += 2.0 * static_cast<double>(arch.model_dim * arch.vocab) * static_cast<double>(turn.options.all_logits ? rows : 1);
+  prefill_stats_.linear_flops += 2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
+                                 static_cast<double>(turn.options.all_logits ? rows : 1);
 }
 
 // `kv: final`: of this turn's rows, every layer keeps those of the tokens that survived the last stage.
@@ -211,6 +223,7 @@ void Session::cut_caches_to_survivors(const Turn& turn) {
 
 // Leaves the conversation as it was before the turn.
 void Session::forget(const Turn& turn) {
+  positions_ = turn.positions_before;
   for (std::size_t i = 0; i < kv_.size(); ++i) {
     kv_[i].rows = turn.rows_before[i];
     kv_[i].positions.resize(static_cast<std::size_t>(kv_[i].rows));
@@ -221,14 +234,16 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64
   if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
   const std::int64_t context = engine_.arch().context;
   if (tokens > room()) {
-    fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}", tokens,
-         next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context, tokens - room());
+    fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}",
+         tokens, next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context,
+         tokens - room());
   }
   const MemoryEstimate estimate = engine_.estimate(tokens, reserve_tokens, policy);
   const std::int64_t needed = estimate.kv + estimate.activations, available = available_memory_bytes();
   if (available >= 0 && needed > available) {
-    fail(ErrorCode::kOutOfMemory, "a prompt of {} tokens needs {} MiB (caches {}, activations {}), the system has {} MiB free",
-         tokens, needed >> 20, estimate.kv >> 20, estimate.activations >> 20, available >> 20);
+    fail(ErrorCode::kOutOfMemory,
+         "a prompt of {} tokens needs {} MiB (caches {}, activations {}), the system has {} MiB free", tokens,
+         needed >> 20, estimate.kv >> 20, estimate.activations >> 20, available >> 20);
   }
 }
 

@@ -4,14 +4,28 @@
 #include <cstdint>
 #include <vector>
 
+#include "backends/backend.h"
+#include "model/architecture.h"
 #include "sparsity/policy.h"
 
 namespace winnow {
 
-// Rows a layer works on at a time: bounds the activations, and keeps a thread's share of them in its L2 cache.
+// Rows a layer works on at a time: bounds the activations, and keeps a thread's share of them in its L2
+// cache.
 constexpr std::int64_t kChunkRows = 512;
 
 // Cache rows that each layer gets from a prompt of `tokens`: an upper bound where a stage keeps by top_p.
 std::vector<std::int64_t> rows_by_layer(const Policy& policy, std::int64_t layers, std::int64_t tokens);
+
+// Bytes a run needs.
+struct MemoryEstimate {
+  std::int64_t weights = 0, kv = 0, activations = 0;
+  std::int64_t total() const { return weights + kv + activations; }
+};
+
+// For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches.
+// Needs no weights.
+MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
+                               std::int64_t new_tokens, const Policy& policy);
 
 }  // namespace winnow

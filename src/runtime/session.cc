@@ -27,11 +27,13 @@ Session::Session(const Engine& engine)
 Session::~Session() = default;
 
 DecoderLayer Session::layer(std::int64_t index) const {
-  return {engine_.arch(), engine_.weights().layers[index], engine_.weights().rope, engine_.backend(), workspace_};
+  return {engine_.arch(), engine_.weights().layers[index], engine_.weights().rope, engine_.backend(),
+          workspace_};
 }
 
-// With original positions a new token's position is its place in the conversation, the same in every layer. With compact ones it follows
-// the layer's last row, which is the layer's row count unless `kv: final` has cut rows since.
+// With original positions a new token's position is its place in the conversation, the same in every layer.
+// With compact ones it follows the layer's last row, which is the layer's row count unless `kv: final` has
+// cut rows since.
 std::int32_t Session::next_rope_position(const LayerKv& kv) const {
   if (positions_ == PositionMode::kOriginal) return static_cast<std::int32_t>(next_position_);
   return kv.rows == 0 ? 0 : kv.positions.back() + 1;
@@ -41,12 +43,13 @@ void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
   const Architecture& arch = engine_.arch();
   const ModelWeights& weights = engine_.weights();
   const MatrixView normed = workspace_.normed(hidden.rows);
-  engine_.backend().norm({.kind = arch.norm,
-                          .x = hidden,
-                          .weight = weights.final_norm.weight.as<float>(),
-                          .bias = weights.final_norm.bias.bytes() == 0 ? nullptr : weights.final_norm.bias.as<float>(),
-                          .epsilon = arch.norm_epsilon,
-                          .y = normed});
+  engine_.backend().norm(
+      {.kind = arch.norm,
+       .x = hidden,
+       .weight = weights.final_norm.weight.as<float>(),
+       .bias = weights.final_norm.bias.bytes() == 0 ? nullptr : weights.final_norm.bias.as<float>(),
+       .epsilon = arch.norm_epsilon,
+       .y = normed});
   const Buffer& bias = weights.lm_head.bias;
   engine_.backend().linear({.x = normed,
                             .weight = weights.lm_head.weight.get(),
@@ -56,7 +59,8 @@ void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
 
 void Session::decode(TokenId token) {
   if (room() < 1) {
-    fail(ErrorCode::kBadArgument, "the context of {} tokens is full: start a new conversation", engine_.arch().context);
+    fail(ErrorCode::kBadArgument, "the context of {} tokens is full: start a new conversation",
+         engine_.arch().context);
   }
   const auto start = std::chrono::steady_clock::now();
   const Architecture& arch = engine_.arch();
@@ -66,7 +70,8 @@ void Session::decode(TokenId token) {
   embed(engine_.source(), arch, {&token, 1}, next_position_, hidden);
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     LayerKv& kv = kv_[i];
-    if (kv.rows == kv.capacity) backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
+    if (kv.rows == kv.capacity)
+      backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
     const std::int32_t position = next_rope_position(kv);
     const std::int64_t row = kv.rows;
     const DecoderLayer step = layer(i);
@@ -78,9 +83,11 @@ void Session::decode(TokenId token) {
   }
   logits_of(hidden, {logits_.data(), DType::kF32, 1, arch.vocab});
   next_position_ += 1;
-  decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() + 2.0 * static_cast<double>(arch.model_dim * arch.vocab);
+  decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
+                                2.0 * static_cast<double>(arch.model_dim * arch.vocab);
   decode_stats_.weight_bytes += static_cast<double>(engine_.weights().bytes);
-  decode_stats_.ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  decode_stats_.ms +=
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::vector<std::int64_t> Session::kv_lens() const {

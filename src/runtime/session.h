@@ -1,5 +1,5 @@
-// Session: one conversation's caches. prefill() reads tokens under a policy, decode() adds one token at a time, and a
-// further prefill() continues the conversation on top of what is cached.
+// Session: one conversation's caches. prefill() reads tokens under a policy, decode() adds one token at a
+// time, and a further prefill() continues the conversation on top of what is cached.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,12 @@
 namespace winnow {
 
 struct PrefillOptions {
-  std::int64_t reserve_tokens = 128;  // room in the caches for this many decoded tokens
+  std::int64_t reserve_tokens = 128;     // room in the caches for this many decoded tokens
   std::function<void(double)> progress;  // share done, 0..1; may be empty
-  std::function<bool()> cancelled;       // asked between layers; true stops with the session reset to before the call
-  // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full lm_head; for evaluation and
-  // tests. Empty: only the last token's logits are computed.
+  std::function<bool()>
+      cancelled;  // asked between layers; true stops with the session reset to before the call
+  // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full
+  // lm_head; for evaluation and tests. Empty: only the last token's logits are computed.
   std::function<void(std::int64_t, const MatrixView&)> all_logits;
 };
 
@@ -30,8 +31,8 @@ class Session {
   explicit Session(const Engine& engine);
   ~Session();
 
-  // Reads `tokens`; logits() are then those after the last one. Error(kBadArgument) for an empty prompt or one longer than the context
-  // leaves room for. False if cancelled.
+  // Reads `tokens`; logits() are then those after the last one. Error(kBadArgument) for an empty prompt or
+  // one longer than the context leaves room for. False if cancelled.
   bool prefill(std::span<const TokenId> tokens, const Policy& policy, const PrefillOptions& options);
 
   // Appends one token to every layer's cache; prompt tokens are never pruned again.
@@ -39,7 +40,9 @@ class Session {
 
   std::span<const float> logits() const { return logits_; }  // [vocab]
   std::int64_t tokens() const { return next_position_; }     // read and decoded so far, pruned ones included
-  std::int64_t room() const { return engine_.arch().context - next_position_; }  // tokens that still fit the context
+  std::int64_t room() const {
+    return engine_.arch().context - next_position_;
+  }                                                                   // tokens that still fit the context
   const std::vector<StageRecord>& stages() const { return stages_; }  // of the last prefill
   const PassStats& prefill_stats() const { return prefill_stats_; }   // of the last prefill
   const PassStats& decode_stats() const { return decode_stats_; }     // summed since then

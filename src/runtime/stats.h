@@ -12,10 +12,10 @@ struct PassStats {
   double attention_flops = 0;  // of scores and values, causal pairs only
   double layer_tokens = 0;     // tokens that entered a layer, summed over layers
   std::int64_t layers = 0;
-  double attention_pairs = 0;         // (query, key) pairs computed, mean over heads, summed over layers
-  double dense_attention_pairs = 0;   // the same for an unpruned prompt
-  double weight_bytes = 0;            // packed weights read once
-  double kv_bytes = 0;                // caches read (decode)
+  double attention_pairs = 0;        // (query, key) pairs computed, mean over heads, summed over layers
+  double dense_attention_pairs = 0;  // the same for an unpruned prompt
+  double weight_bytes = 0;           // packed weights read once
+  double kv_bytes = 0;               // caches read (decode)
 
   double flops() const { return linear_flops + attention_flops; }
   // Tokens processed per layer / prompt tokens, mean over layers.

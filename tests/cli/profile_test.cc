@@ -105,8 +105,8 @@ TEST_F(ProfileTest, TextOfAFile) {
       profile("prefill", {"--lengths", "100", "--policies", "dense", "--repeat", "1", "-f", text});
   EXPECT_EQ(report["text"]["source"], "text.txt");
   EXPECT_EQ(report["results"][0]["length"], 100);
-  expect_error(run_program(on_tiny({"profile", "prefill"},
-                                   {"--policies", "dense", "-f", scratch_.write("empty.txt", "")})),
+  expect_error(run_program(on_tiny({"profile", "prefill"}, {"--lengths", "64", "--policies", "dense", "-f",
+                                                            scratch_.write("empty.txt", "")})),
                1, "empty");
 }
 

@@ -1,5 +1,5 @@
-// Logits of prefill and of greedy decoding against transformers (scripts/make_tiny_models.py), for every family, from both file
-// formats, on both backends.
+// Logits of prefill and of greedy decoding against transformers (scripts/make_tiny_models.py), for every
+// family, from both file formats, on both backends.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -69,8 +69,9 @@ class Golden : public testing::TestWithParam<Case> {
                               .threads = 2,
                               .progress = {}})) {}
 
-  // The largest difference relative to the largest logit. bf16 keeps 8 bits of weights, activations and caches, and the random models
-  // amplify that: the reference backend, which accumulates in double, reaches 0.086 as well.
+  // The largest difference relative to the largest logit. bf16 keeps 8 bits of weights, activations and
+  // caches, and the random models amplify that: the reference backend, which accumulates in double, reaches
+  // 0.086 as well.
   double bound() const { return GetParam().precision == Precision::kF32 ? 1e-4 : 0.12; }
 
   void expect_logits(std::span<const float> found, std::span<const float> expected) const {
@@ -141,8 +142,10 @@ std::vector<Case> cases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(cases()), [](const auto& param_info) {
-  std::string name = param_info.param.model + "_" + param_info.param.device + (param_info.param.precision == Precision::kF32 ? "_f32" : "_bf16");
-  std::replace_if(name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
+  std::string name = param_info.param.model + "_" + param_info.param.device +
+                     (param_info.param.precision == Precision::kF32 ? "_f32" : "_bf16");
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
   return name;
 });
 

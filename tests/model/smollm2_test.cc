@@ -26,8 +26,10 @@ class SmolLM2 : public testing::TestWithParam<Precision> {
  protected:
   void SetUp() override {
     const char* model = std::getenv("WINNOW_TEST_MODEL");
-    if (model == nullptr) GTEST_SKIP() << "WINNOW_TEST_MODEL names no demo model (scripts/get_model.sh smollm2-135m)";
-    engine_ = Engine::open({.model = model, .random_weights = "", .precision = GetParam(), .threads = 0, .progress = {}});
+    if (model == nullptr)
+      GTEST_SKIP() << "WINNOW_TEST_MODEL names no demo model (scripts/get_model.sh smollm2-135m)";
+    engine_ = Engine::open(
+        {.model = model, .random_weights = "", .precision = GetParam(), .threads = 0, .progress = {}});
   }
   std::unique_ptr<Engine> engine_;
   SafetensorsFile golden_{WINNOW_TEST_DATA "/models/smollm2.safetensors"};
@@ -37,7 +39,8 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   const bool exact = GetParam() == Precision::kF32;
   const auto prompt = read<std::int32_t>(golden_, "prompt");
   ASSERT_EQ(prompt.size(), 2000u);
-  const auto probes = read<std::int32_t>(golden_, "probe_pos"), best = read<std::int32_t>(golden_, "probe_argmax");
+  const auto probes = read<std::int32_t>(golden_, "probe_pos"),
+             best = read<std::int32_t>(golden_, "probe_argmax");
   const auto best_logits = read<float>(golden_, "probe_logit"), log_sums = read<float>(golden_, "probe_lse");
   Session session(*engine_);
   std::size_t probe = 0;
@@ -51,7 +54,8 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
       double sum = 0;
       for (std::int64_t i = 0; i < logits.cols; ++i) sum += std::exp(static_cast<double>(row[i] - top));
       agreeing += row[best[probe]] == top;
-      const double found = row[best[probe]] - top - std::log(sum), expected = best_logits[probe] - log_sums[probe];
+      const double found = row[best[probe]] - top - std::log(sum),
+                   expected = best_logits[probe] - log_sums[probe];
       worst_log_probability = std::max(worst_log_probability, std::abs(found - expected));
     }
   };
@@ -65,7 +69,8 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   }
   RecordProperty("relative_error", std::to_string(worst / largest));
   RecordProperty("worst_log_probability_difference", std::to_string(worst_log_probability));
-  // bf16: 8-bit mantissas through 30 layers; about twice what was measured (0.014 of the largest logit, 0.05 nats).
+  // bf16: 8-bit mantissas through 30 layers; about twice what was measured (0.014 of the largest logit, 0.05
+  // nats).
   EXPECT_LT(worst / largest, exact ? 1e-4 : 0.03);
   EXPECT_LT(worst_log_probability, exact ? 1e-3 : 0.1);
   EXPECT_GE(agreeing, exact ? static_cast<int>(probes.size()) : static_cast<int>(probes.size()) * 9 / 10);
@@ -79,7 +84,9 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, SmolLM2, testing::Values(Precision::kF32, Precision::kBF16),
-                         [](const auto& param_info) { return param_info.param == Precision::kF32 ? "f32" : "bf16"; });
+                         [](const auto& param_info) {
+                           return param_info.param == Precision::kF32 ? "f32" : "bf16";
+                         });
 
 }  // namespace
 }  // namespace winnow

@@ -79,10 +79,12 @@ INSTANTIATE_TEST_SUITE_P(Models, EveryModel,
 
 TEST_P(EveryModel, KeepOneIsBitForBitDense) {
   const auto tokens = some_tokens(150);
-  for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kNorm, ScorerKind::kRecency, ScorerKind::kRandom}) {
+  for (const ScorerKind scorer :
+       {ScorerKind::kAttention, ScorerKind::kNorm, ScorerKind::kRecency, ScorerKind::kRandom}) {
     Policy policy = staged(scorer, 1.0);
     policy.tokens.stages.resize(model().arch().layers > 4 ? 2 : 1);
-    EXPECT_EQ(fresh_logits(model(), tokens, policy), fresh_logits(model(), tokens, Policy{})) << scorer_name(scorer);
+    EXPECT_EQ(fresh_logits(model(), tokens, policy), fresh_logits(model(), tokens, Policy{}))
+        << scorer_name(scorer);
   }
 }
 
@@ -115,9 +117,10 @@ TEST_P(EveryModel, DecodeEqualsPrefillOfTheSameTokens) {
   expect_near(session.logits(), whole, std::get<1>(GetParam()) == Precision::kF32 ? 1e-5f : 0.05f);
 }
 
-// The published way, layer by layer: every token finishes every layer before a stage, then the dropped ones leave. winnow lets
-// them leave as soon as they are scored; the survivors must not notice.
-std::vector<float> prune_after_whole_layers(const Engine& e, std::span<const TokenId> tokens, const Policy& policy,
+// The published way, layer by layer: every token finishes every layer before a stage, then the dropped ones
+// leave. winnow lets them leave as soon as they are scored; the survivors must not notice.
+std::vector<float> prune_after_whole_layers(const Engine& e, std::span<const TokenId> tokens,
+                                            const Policy& policy,
                                             const std::vector<std::vector<std::int64_t>>& kept_at_stage) {
   const Architecture& arch = e.arch();
   Backend& backend = e.backend();
@@ -157,7 +160,9 @@ std::vector<float> prune_after_whole_layers(const Engine& e, std::span<const Tok
                 .epsilon = arch.norm_epsilon,
                 .y = normed});
   std::vector<float> logits(static_cast<std::size_t>(arch.vocab));
-  backend.linear({.x = normed, .weight = e.weights().lm_head.weight.get(), .y = {logits.data(), DType::kF32, 1, arch.vocab}});
+  backend.linear({.x = normed,
+                  .weight = e.weights().lm_head.weight.get(),
+                  .y = {logits.data(), DType::kF32, 1, arch.vocab}});
   return logits;
 }
 
@@ -172,16 +177,19 @@ TEST(Pruning, DroppedTokensMayLeaveBeforeTheirLayerEnds) {
     for (std::int64_t i = length - keep + 2; i < length; ++i) kept.push_back(i);
     return kept;
   };
-  const auto expected = prune_after_whole_layers(e, tokens, policy, {kept_by_recency(120), kept_by_recency(60)});
+  const auto expected =
+      prune_after_whole_layers(e, tokens, policy, {kept_by_recency(120), kept_by_recency(60)});
   expect_near(fresh_logits(e, tokens, policy), expected, 1e-5f);
 }
 
 TEST(Pruning, EveryLayerCachesTheTokensThatReachedIt) {
   const auto tokens = some_tokens(100);
-  for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kNorm}) {  // before and after the layer ends
+  for (const ScorerKind scorer :
+       {ScorerKind::kAttention, ScorerKind::kNorm}) {  // before and after the layer ends
     Session session(engine());
     ASSERT_TRUE(session.prefill(tokens, staged(scorer, 0.7), {}));
-    EXPECT_EQ(session.kv_lens(), (std::vector<std::int64_t>{100, 100, 70, 70, 49, 49})) << scorer_name(scorer);
+    EXPECT_EQ(session.kv_lens(), (std::vector<std::int64_t>{100, 100, 70, 70, 49, 49}))
+        << scorer_name(scorer);
     ASSERT_EQ(session.stages().size(), 2u);
     EXPECT_EQ(session.stages()[0].layer, 2);
     EXPECT_EQ(session.stages()[0].input_seq_len, 100);
@@ -236,9 +244,10 @@ TEST(Pruning, CompactPositionsDifferFromOriginalOnesOnlyAfterAStage) {
   Policy nothing = compact;
   nothing.tokens.stages.clear();
   EXPECT_EQ(fresh_logits(engine(), tokens, nothing), fresh_logits(engine(), tokens, Policy{}));
-  // Rope sees differences only: after compaction the survivors are a contiguous text, so a token decoded next must see the distances it would
-  // see if the survivors had been the prompt. The layers before the first stage still hold the whole prompt, hence no equality to test there;
-  // what can be tested is that decoding goes on and stays finite.
+  // Rope sees differences only: after compaction the survivors are a contiguous text, so a token decoded next
+  // must see the distances it would see if the survivors had been the prompt. The layers before the first
+  // stage still hold the whole prompt, hence no equality to test there; what can be tested is that decoding
+  // goes on and stays finite.
   Session session(engine());
   ASSERT_TRUE(session.prefill(tokens, compact, {}));
   session.decode(3);
@@ -291,18 +300,21 @@ TEST(Session, RefusesPromptsThatDoNotFit) {
   const std::int64_t context = engine().arch().context;
   expect_error(ErrorCode::kBadArgument, "empty", [&] { session.prefill({}, Policy{}, {}); });
   const auto too_long = some_tokens(context + 3);
-  expect_error(ErrorCode::kBadArgument, std::to_string(context + 3) + " tokens", [&] { session.prefill(too_long, Policy{}, {}); });
+  expect_error(ErrorCode::kBadArgument, std::to_string(context + 3) + " tokens",
+               [&] { session.prefill(too_long, Policy{}, {}); });
   const std::vector<TokenId> unknown{1, 2, 100000};
   expect_error(ErrorCode::kBadArgument, "100000", [&] { session.prefill(unknown, Policy{}, {}); });
   ASSERT_TRUE(session.prefill(some_tokens(context), Policy{}, {}));
   expect_error(ErrorCode::kBadArgument, "full", [&] { session.decode(1); });
-  expect_error(ErrorCode::kBadArgument, "already read", [&] { session.prefill(some_tokens(1), Policy{}, {}); });
+  expect_error(ErrorCode::kBadArgument, "already read",
+               [&] { session.prefill(some_tokens(1), Policy{}, {}); });
 }
 
 TEST(Session, MemoryIsEstimatedBeforeItIsUsed) {
   const auto tokens = some_tokens(100);
   const Policy policy = staged(ScorerKind::kAttention, 0.5);
-  const MemoryEstimate dense = engine().estimate(100, 0, Policy{}), pruned = engine().estimate(100, 0, policy);
+  const MemoryEstimate dense = engine().estimate(100, 0, Policy{}),
+                       pruned = engine().estimate(100, 0, policy);
   EXPECT_LT(pruned.kv, dense.kv);
   Session session(engine());
   PrefillOptions options;

@@ -16,8 +16,9 @@
 namespace winnow::cpu {
 namespace {
 
-// Tiles that share each block of keys and values while it is in the cache, so that the cache streams through a core once
-// for kTilesPerTask * kTileQueries rows of queries; tiles and block together stay well inside a 1 MiB L2.
+// Tiles that share each block of keys and values while it is in the cache, so that the cache streams through
+// a core once for kTilesPerTask * kTileQueries rows of queries; tiles and block together stay well inside a 1
+// MiB L2.
 constexpr std::int64_t kTilesPerTask = 6;
 
 // Geometry that attention and window scores share.
@@ -44,13 +45,15 @@ struct Heads {
     return kv.v.as<>() + (kv_head * layout.head_elements() + row * padded_dim) * element_bytes;
   }
   // Copies the query at (row, head) to row `slot` of a zeroed tile [kTileQueries, padded_dim].
-  void gather_query(const MatrixView& q, std::int64_t row, std::int64_t head, std::byte* tile, std::int64_t slot) const {
+  void gather_query(const MatrixView& q, std::int64_t row, std::int64_t head, std::byte* tile,
+                    std::int64_t slot) const {
     std::memcpy(tile + slot * padded_dim * element_bytes, q.row<std::byte>(row) + head * dim * element_bytes,
                 static_cast<std::size_t>(dim * element_bytes));
   }
 };
 
-// Runs fn(task) for tasks 0..count-1, highest first: causal tasks grow with their number, and the longest should not come last.
+// Runs fn(task) for tasks 0..count-1, highest first: causal tasks grow with their number, and the longest
+// should not come last.
 template <class Fn>
 void parallel_tasks(int threads, std::int64_t count, const TileKernels& kernels, Fn&& fn) {
   std::atomic<std::int64_t> left{count};
@@ -75,8 +78,9 @@ struct Scratch {
   }
 };
 
-// Pairs of (query, head of the GQA group) of one kv head: pair = query * group + head. The heads of a group lie side by
-// side, so that a tile spans few positions (little work is lost on the diagonal) and one decoded token's heads share a tile.
+// Pairs of (query, head of the GQA group) of one kv head: pair = query * group + head. The heads of a group
+// lie side by side, so that a tile spans few positions (little work is lost on the diagonal) and one decoded
+// token's heads share a tile.
 struct Pair {
   std::int64_t query, head;
   Pair(std::int64_t pair, std::int64_t kv_head, const Heads& heads)
@@ -100,8 +104,8 @@ void start_tile(QueryTile& tile, const AttentionParams& params, const Heads& hea
   std::fill_n(tile.maximum, kTileQueries, -std::numeric_limits<float>::infinity());
 }
 
-void finish_tile(const QueryTile& tile, const AttentionParams& params, const Heads& heads, std::int64_t kv_head,
-                 std::int64_t begin) {
+void finish_tile(const QueryTile& tile, const AttentionParams& params, const Heads& heads,
+                 std::int64_t kv_head, std::int64_t begin) {
   for (std::int64_t i = 0; i < tile.rows; ++i) {
     float sum = 0;
     for (const float lane : tile.sums[i]) sum += lane;
@@ -119,7 +123,8 @@ void finish_tile(const QueryTile& tile, const AttentionParams& params, const Hea
 }
 
 // Block after block of keys, each for all tiles that see it.
-void list_steps(Scratch& scratch, const LayerKv& kv, const Heads& heads, std::int64_t kv_head, std::int64_t limit) {
+void list_steps(Scratch& scratch, const LayerKv& kv, const Heads& heads, std::int64_t kv_head,
+                std::int64_t limit) {
   scratch.steps.clear();
   for (std::int64_t key = 0; key < limit; key += kTileKeys) {
     const void* k = heads.keys(kv, kv_head, key);
@@ -166,16 +171,19 @@ namespace {
 
 // Adds the softmax of one head's window queries, averaged over the window, to scores[0..rows).
 void add_window_attention(const WindowScoresParams& params, const Heads& heads, const TileKernels& kernels,
-                          std::int64_t head, float* s, std::int64_t s_stride, std::byte* tile, float* scores) {
+                          std::int64_t head, float* s, std::int64_t s_stride, std::byte* tile,
+                          float* scores) {
   const std::int64_t rows = params.kv->rows, window = params.q.rows;
   const std::int64_t kv_head = head / heads.group;
   for (std::int64_t begin = 0; begin < window; begin += kTileQueries) {
     const std::int64_t count = std::min(kTileQueries, window - begin);
     std::memset(tile, 0, static_cast<std::size_t>(kTileQueries * heads.padded_dim * heads.element_bytes));
     for (std::int64_t i = 0; i < count; ++i) heads.gather_query(params.q, begin + i, head, tile, i);
-    kernels.scores(tile, heads.keys(*params.kv, kv_head, 0), heads.padded_dim, (rows + 31) / 32 * 32, s, s_stride);
+    kernels.scores(tile, heads.keys(*params.kv, kv_head, 0), heads.padded_dim, (rows + 31) / 32 * 32, s,
+                   s_stride);
     for (std::int64_t i = 0; i < count; ++i) {
-      add_softmax(s + i * s_stride, rows - window + begin + i + 1, params.scale, 1.0f / static_cast<float>(window), scores);
+      add_softmax(s + i * s_stride, rows - window + begin + i + 1, params.scale,
+                  1.0f / static_cast<float>(window), scores);
     }
   }
 }
@@ -197,7 +205,8 @@ void window_scores(const WindowScoresParams& params, const TileKernels& kernels,
   parallel_tasks(threads, heads.heads, kernels, [&](std::int64_t head, int thread) {
     float* scores = per_head.as<float>() + head * rows;
     std::fill_n(scores, rows, 0.0f);
-    add_window_attention(params, heads, kernels, head, s[thread].as<float>(), stride, tile[thread].as<>(), scores);
+    add_window_attention(params, heads, kernels, head, s[thread].as<float>(), stride, tile[thread].as<>(),
+                         scores);
   });
   for (std::int64_t row = 0; row < rows; ++row) {
     float reduced = per_head.as<float>()[row];
@@ -205,7 +214,8 @@ void window_scores(const WindowScoresParams& params, const TileKernels& kernels,
       const float score = per_head.as<float>()[head * rows + row];
       reduced = params.reduction == HeadReduction::kMax ? std::max(reduced, score) : reduced + score;
     }
-    params.scores[row] = params.reduction == HeadReduction::kMax ? reduced : reduced / static_cast<float>(heads.heads);
+    params.scores[row] =
+        params.reduction == HeadReduction::kMax ? reduced : reduced / static_cast<float>(heads.heads);
   }
 }
 

@@ -23,18 +23,21 @@ class CpuBackend final : public Backend {
 
   std::string description() const override {
     return fmt::format("cpu, {} thread{}, {}, attention on {}", threads_, threads_ == 1 ? "" : "s",
-                       precision_ == Precision::kBF16 ? "bf16" : "f32", choose_tile_kernels(compute_dtype(), 64).name);
+                       precision_ == Precision::kBF16 ? "bf16" : "f32",
+                       choose_tile_kernels(compute_dtype(), 64).name);
   }
   Precision precision() const override { return precision_; }
   Buffer allocate(std::int64_t bytes) override { return Buffer::host(bytes); }
 
-  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) override {
+  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
+                               const RowReader& reader) override {
     return gemm_.pack(out_features, in_features, reader);
   }
 
   void norm(const NormParams& p) override {
     check(p.x.rows == p.y.rows && p.x.cols == p.y.cols, "norm: shapes differ");
-    parallel_rows(threads_, p.x.rows, [&](std::int64_t begin, std::int64_t end) { norm_rows(p, begin, end); });
+    parallel_rows(threads_, p.x.rows,
+                  [&](std::int64_t begin, std::int64_t end) { norm_rows(p, begin, end); });
   }
   void linear(const LinearParams& p) override { gemm_.linear(p); }
 
@@ -57,15 +60,18 @@ class CpuBackend final : public Backend {
   }
 
   void activation(const ActivationParams& p) override {
-    parallel_rows(threads_, p.x.rows, [&](std::int64_t begin, std::int64_t end) { activation_rows(p, begin, end); });
+    parallel_rows(threads_, p.x.rows,
+                  [&](std::int64_t begin, std::int64_t end) { activation_rows(p, begin, end); });
   }
   void convert(const MatrixView& x, const MatrixView& y) override {
     check(x.rows == y.rows && x.cols == y.cols, "convert: shapes differ");
-    parallel_rows(threads_, x.rows, [&](std::int64_t begin, std::int64_t end) { convert_rows(x, y, begin, end); });
+    parallel_rows(threads_, x.rows,
+                  [&](std::int64_t begin, std::int64_t end) { convert_rows(x, y, begin, end); });
   }
   void row_norms(const MatrixView& x, std::span<float> norms) override {
-    parallel_rows(threads_, x.rows,
-                  [&](std::int64_t begin, std::int64_t end) { row_norms_range(x, norms.data(), begin, end); });
+    parallel_rows(threads_, x.rows, [&](std::int64_t begin, std::int64_t end) {
+      row_norms_range(x, norms.data(), begin, end);
+    });
   }
   void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) override {
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -118,21 +124,22 @@ class CpuBackend final : public Backend {
   }
 
   template <class T>
-  void copy_rows(const LayerKv& kv, const KvLayout& from, const KvLayout& to, std::span<const std::int64_t> rows,
-                 const Buffer& k, const Buffer& v) {
+  void copy_rows(const LayerKv& kv, const KvLayout& from, const KvLayout& to,
+                 std::span<const std::int64_t> rows, const Buffer& k, const Buffer& v) {
     for (std::int64_t head = 0; head < kv.kv_heads; ++head) {
       const T* old_k = kv.k.as<T>() + head * from.head_elements();
       const T* old_v = kv.v.as<T>() + head * from.head_elements();
       T* new_k = k.as<T>() + head * to.head_elements();
       T* new_v = v.as<T>() + head * to.head_elements();
-      parallel_rows(threads_, static_cast<std::int64_t>(rows.size()), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) {
-          for (std::int64_t d = 0; d < kv.head_dim; ++d) {
-            new_k[to.key_index(row, d)] = old_k[from.key_index(rows[row], d)];
-            new_v[to.value_index(row, d)] = old_v[from.value_index(rows[row], d)];
-          }
-        }
-      });
+      parallel_rows(threads_, static_cast<std::int64_t>(rows.size()),
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t row = begin; row < end; ++row) {
+                        for (std::int64_t d = 0; d < kv.head_dim; ++d) {
+                          new_k[to.key_index(row, d)] = old_k[from.key_index(rows[row], d)];
+                          new_v[to.value_index(row, d)] = old_v[from.value_index(rows[row], d)];
+                        }
+                      }
+                    });
     }
   }
 

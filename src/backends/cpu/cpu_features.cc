@@ -40,8 +40,10 @@ bool detect_avx512_bf16() {
 bool detect_amx_bf16() {
   constexpr std::uint64_t kTileState = 0x60000;
   const unsigned edx = cpuid(7, 0).edx;
-  if (!(edx & (1u << 22)) || !(edx & (1u << 24)) || (enabled_state() & kTileState) != kTileState) return false;
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+  if (!(edx & (1u << 22)) || !(edx & (1u << 24)) || (enabled_state() & kTileState) != kTileState)
+    return false;
+  constexpr long kRequestPermission = 0x1023,
+                 kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 

@@ -18,7 +18,8 @@ using dnnl::memory;
 
 // Below this many rows per thread a product is split by output feature instead of by row.
 constexpr std::int64_t kMinRowsPerThread = 16;
-// Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that layout.
+// Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that
+// layout.
 constexpr std::int64_t kPackRows = 256;
 // Rows of a weight converted at a time while packing, to bound the float copy.
 constexpr std::int64_t kPackSlab = 4096;
@@ -46,7 +47,9 @@ class PackedWeight final : public Weight {
 // oneDNN chooses how many threads a primitive may use when the primitive is made.
 class ThreadsForNewPrimitives {
  public:
-  explicit ThreadsForNewPrimitives(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  explicit ThreadsForNewPrimitives(int threads) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+  }
   ~ThreadsForNewPrimitives() { omp_set_num_threads(before_); }
   ThreadsForNewPrimitives(const ThreadsForNewPrimitives&) = delete;
   ThreadsForNewPrimitives& operator=(const ThreadsForNewPrimitives&) = delete;
@@ -111,7 +114,8 @@ struct Gemm::Impl {
     if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
   }
 
-  void execute(const Product& product, const LinearParams& params, std::int64_t begin, std::int64_t rows, int thread) {
+  void execute(const Product& product, const LinearParams& params, std::int64_t begin, std::int64_t rows,
+               int thread) {
     const auto& weight = static_cast<const PackedWeight&>(*params.weight);
     const MatrixView x = params.x.slice(begin, rows), y = params.y.slice(begin, rows);
     std::unordered_map<int, memory> arguments{
@@ -120,7 +124,8 @@ struct Gemm::Impl {
         {DNNL_ARG_DST, memory(product.desc.dst_desc(), engine, y.data)},
         {DNNL_ARG_SCRATCHPAD, memory(product.desc.scratchpad_desc(), engine, scratchpads[thread].as<>())}};
     if (params.bias != nullptr) {
-      arguments.emplace(DNNL_ARG_BIAS, memory(product.desc.bias_desc(), engine, const_cast<float*>(params.bias)));
+      arguments.emplace(DNNL_ARG_BIAS,
+                        memory(product.desc.bias_desc(), engine, const_cast<float*>(params.bias)));
     }
     product.primitive.execute(streams[thread], arguments);
     streams[thread].wait();
@@ -136,7 +141,8 @@ Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
 
 Gemm::~Gemm() = default;
 
-std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader) {
+std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features,
+                                   const RowReader& reader) {
   const DType dtype = impl_->dtype;
   Buffer plain = Buffer::host(out_features * dtype_bytes(dtype, in_features));
   const MatrixView rows{plain.as<>(), dtype, out_features, in_features};
@@ -154,7 +160,8 @@ std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_fe
   const auto type = onednn_type(dtype);
   const memory::dims dims{in_features, out_features};
   const ProductKey key{kPackRows, in_features, out_features, dtype, false, false, 1};
-  const auto packed_desc = impl_->describe(key, memory::desc(dims, type, memory::format_tag::any)).weights_desc();
+  const auto packed_desc =
+      impl_->describe(key, memory::desc(dims, type, memory::format_tag::any)).weights_desc();
   memory source(memory::desc(dims, type, memory::format_tag::ba), impl_->engine, plain.as<>());
   memory packed(packed_desc, impl_->engine);
   dnnl::reorder(source, packed).execute(impl_->streams[0], source, packed);
@@ -164,14 +171,16 @@ std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_fe
 
 void Gemm::linear(const LinearParams& params) {
   const auto& weight = static_cast<const PackedWeight&>(*params.weight);
-  check(params.x.dtype == impl_->dtype && params.x.cols == weight.in_features(), "linear: x does not fit the weight");
+  check(params.x.dtype == impl_->dtype && params.x.cols == weight.in_features(),
+        "linear: x does not fit the weight");
   check(params.y.cols == weight.out_features() && params.y.rows == params.x.rows, "linear: y does not fit");
   check(!params.accumulate || params.y.dtype == DType::kF32, "linear: only float32 is accumulated into");
   const std::int64_t rows = params.x.rows;
   if (rows == 0) return;
   const auto key = [&](std::int64_t key_rows, int threads) {
-    return ProductKey{key_rows,          weight.in_features(),      weight.out_features(), params.y.dtype,
-                      params.accumulate, params.bias != nullptr, threads};
+    return ProductKey{key_rows,       weight.in_features(), weight.out_features(),
+                      params.y.dtype, params.accumulate,    params.bias != nullptr,
+                      threads};
   };
   const memory::desc packed_desc = weight.packed().get_desc();
   const int threads = impl_->threads;

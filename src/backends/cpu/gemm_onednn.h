@@ -15,8 +15,8 @@ class Gemm {
 
   std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader);
 
-  // Many rows are split over the threads, each running its own single-threaded product, so that a thread's rows stay in its
-  // cache from op to op; few rows are split by output feature inside oneDNN.
+  // Many rows are split over the threads, each running its own single-threaded product, so that a thread's
+  // rows stay in its cache from op to op; few rows are split by output feature inside oneDNN.
   void linear(const LinearParams& params);
 
  private:

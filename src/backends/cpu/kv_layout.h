@@ -1,11 +1,11 @@
 // How the CPU backend lays out one layer's keys and values.
 //
-// BF16: keys in blocks of 16 rows with pairs of dimensions interleaved, k[kv_head][row / 16][dim / 2][row % 16][dim % 2];
-// values with pairs of rows interleaved, v[kv_head][row / 2][dim][row % 2]. Both are what the bf16 dot-product and
-// matrix instructions take as their right operand, so attention never repacks the cache, in prefill or decode.
-// F32: k[kv_head][row / 16][dim][row % 16], v[kv_head][row][dim].
-// Odd head dimensions are padded to even for BF16. Capacity is a multiple of 32 rows; rows past the end hold
-// zeros, so whole blocks may be read.
+// BF16: keys in blocks of 16 rows with pairs of dimensions interleaved, k[kv_head][row / 16][dim / 2][row %
+// 16][dim % 2]; values with pairs of rows interleaved, v[kv_head][row / 2][dim][row % 2]. Both are what the
+// bf16 dot-product and matrix instructions take as their right operand, so attention never repacks the cache,
+// in prefill or decode. F32: k[kv_head][row / 16][dim][row % 16], v[kv_head][row][dim]. Odd head dimensions
+// are padded to even for BF16. Capacity is a multiple of 32 rows; rows past the end hold zeros, so whole
+// blocks may be read.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace winnow::cpu {
 
-constexpr std::int64_t kKeyBlock = 16;        // rows in one block of keys
-constexpr std::int64_t kCapacityStep = 32;    // rows
+constexpr std::int64_t kKeyBlock = 16;      // rows in one block of keys
+constexpr std::int64_t kCapacityStep = 32;  // rows
 
 struct KvLayout {
   DType dtype;

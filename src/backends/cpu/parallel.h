@@ -9,8 +9,8 @@
 
 namespace winnow::cpu {
 
-// Runs fn(thread) for thread 0..threads-1; the system may deliver fewer threads than asked (OMP_THREAD_LIMIT), which then do
-// several shares.
+// Runs fn(thread) for thread 0..threads-1; the system may deliver fewer threads than asked
+// (OMP_THREAD_LIMIT), which then do several shares.
 template <class Fn>
 void parallel(int threads, Fn&& fn) {
   if (threads == 1) {
@@ -22,15 +22,16 @@ void parallel(int threads, Fn&& fn) {
 }
 
 // The share of [0, n) that belongs to `part` of `parts`, in multiples of `grain`.
-inline std::pair<std::int64_t, std::int64_t> share(std::int64_t n, int part, int parts, std::int64_t grain = 1) {
+inline std::pair<std::int64_t, std::int64_t> share(std::int64_t n, int part, int parts,
+                                                   std::int64_t grain = 1) {
   const std::int64_t grains = (n + grain - 1) / grain;
   const std::int64_t begin = std::min(n, grains * part / parts * grain);
   const std::int64_t end = std::min(n, grains * (part + 1) / parts * grain);
   return {begin, end};
 }
 
-// Rows [0, n) in equal contiguous shares, the same share for the same thread every time: what a thread wrote in one op is in
-// its own cache in the next.
+// Rows [0, n) in equal contiguous shares, the same share for the same thread every time: what a thread wrote
+// in one op is in its own cache in the next.
 template <class Fn>
 void parallel_rows(int threads, std::int64_t n, Fn&& fn) {
   if (n == 1 || threads == 1) {

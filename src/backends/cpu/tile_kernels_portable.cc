@@ -1,8 +1,8 @@
 // Tile kernels for any machine Highway knows, on float arithmetic; a bf16 cache is widened on the fly.
-#include "backends/cpu/tile_kernels.h"
-
 #include <algorithm>
 #include <cmath>
+
+#include "backends/cpu/tile_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/tile_kernels_portable.cc"
@@ -32,8 +32,8 @@ HWY_INLINE Pairs load_pairs(F d, const BF16* p) {
 
 // sum[r] += q[row + r] . keys, for one vector of keys.
 template <bool kPairs>
-HWY_INLINE void score_vector(F d, const float* q, const void* block, std::int64_t lane, std::int64_t dim, float* s,
-                             std::int64_t s_stride) {
+HWY_INLINE void score_vector(F d, const float* q, const void* block, std::int64_t lane, std::int64_t dim,
+                             float* s, std::int64_t s_stride) {
   auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
   const auto add = [&](std::int64_t i, auto k) HWY_ATTR {
     s0 = hn::MulAdd(hn::Set(d, q[i]), k, s0);
@@ -67,7 +67,8 @@ HWY_INLINE void score_vector(F d, const float* q, const void* block, std::int64_
 }
 
 template <bool kPairs>
-void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+            std::int64_t s_stride) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t block_bytes = 16 * dim * (kPairs ? 2 : 4);
@@ -75,18 +76,20 @@ void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, 
     const auto* keys_of_block = static_cast<const std::byte*>(k) + block * block_bytes;
     for (std::int64_t lane = 0; lane < 16; lane += lanes) {
       for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
-        score_vector<kPairs>(d, q + row * dim, keys_of_block, lane, dim, s + row * s_stride + block * 16 + lane,
-                             s_stride);
+        score_vector<kPairs>(d, q + row * dim, keys_of_block, lane, dim,
+                             s + row * s_stride + block * 16 + lane, s_stride);
       }
     }
   }
 }
 
-void scores_f32(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+void scores_f32(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+                std::int64_t s_stride) {
   scores<false>(static_cast<const float*>(q), k, dim, keys, s, s_stride);
 }
 
-void scores_bf16(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s, std::int64_t s_stride) {
+void scores_bf16(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+                 std::int64_t s_stride) {
   HWY_ALIGN float wide[kTileQueries * kMaxHeadDim];
   for (std::int64_t i = 0; i < kTileQueries * dim; ++i) wide[i] = to_float(static_cast<const BF16*>(q)[i]);
   scores<true>(wide, k, dim, keys, s, s_stride);
@@ -101,8 +104,8 @@ void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t 
   for (std::int64_t d = 0; d < dim; ++d) tile.o.as<float>()[q * dim + d] *= factor;
 }
 
-void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q, float scale,
-                 std::int64_t dim) {
+void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q,
+                 float scale, std::int64_t dim) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t whole = visible / lanes * lanes;
@@ -141,13 +144,15 @@ void softmax(const TileStep& step, float* s, float scale, std::int64_t dim) {
 
 // o[row + r] += p[row + r] . values, for one vector of dimensions; only the first `count` lanes exist.
 template <bool kPairs>
-HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o,
-                                  std::int64_t count) {
+HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64_t dim, std::int64_t keys,
+                                  float* o, std::int64_t count) {
   const hn::RebindToUnsigned<F> du;
   const bool full = count >= static_cast<std::int64_t>(hn::Lanes(d));
-  const auto load = [&](const float* from) HWY_ATTR { return full ? hn::LoadU(d, from) : load_first(d, from, count); };
+  const auto load = [&](const float* from)
+                        HWY_ATTR { return full ? hn::LoadU(d, from) : load_first(d, from, count); };
   decltype(hn::Zero(d)) s0 = load(o), s1 = load(o + dim), s2 = load(o + 2 * dim), s3 = load(o + 3 * dim);
-  decltype(hn::Zero(d)) s4 = load(o + 4 * dim), s5 = load(o + 5 * dim), s6 = load(o + 6 * dim), s7 = load(o + 7 * dim);
+  decltype(hn::Zero(d)) s4 = load(o + 4 * dim), s5 = load(o + 5 * dim), s6 = load(o + 6 * dim),
+                        s7 = load(o + 7 * dim);
   const auto add = [&](std::int64_t key, auto x) HWY_ATTR {
     s0 = hn::MulAdd(hn::Set(d, p[key]), x, s0);
     s1 = hn::MulAdd(hn::Set(d, p[kScoreStride + key]), x, s1);
@@ -224,12 +229,24 @@ HWY_EXPORT(scores_bf16);
 HWY_EXPORT(attend_f32);
 HWY_EXPORT(attend_bf16);
 namespace {
-constexpr TileKernels kF32{"portable", DType::kF32, 1,
-                           [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_f32)(a...); },
-                           [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_f32)(a...); }, nullptr, nullptr};
-constexpr TileKernels kBf16{"portable", DType::kBF16, 1,
-                            [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_bf16)(a...); },
-                            [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_bf16)(a...); }, nullptr, nullptr};
+constexpr TileKernels kF32{"portable",
+                           DType::kF32,
+                           1,
+                           [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_f32)
+                                           (a...); },
+                           [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_f32)
+                                           (a...); },
+                           nullptr,
+                           nullptr};
+constexpr TileKernels kBf16{"portable",
+                            DType::kBF16,
+                            1,
+                            [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_bf16)
+                                            (a...); },
+                            [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_bf16)
+                                            (a...); },
+                            nullptr,
+                            nullptr};
 }  // namespace
 
 const TileKernels& portable_f32_tile_kernels() { return kF32; }

@@ -1,5 +1,5 @@
-// Tile kernels for AVX512_BF16 and AMX. Compiled with function target attributes, so that the rest of the program
-// stays runnable on machines without them; Debian's Highway 1.0.3 has neither vdpbf16ps nor AMX.
+// Tile kernels for AVX512_BF16 and AMX. Compiled with function target attributes, so that the rest of the
+// program stays runnable on machines without them; Debian's Highway 1.0.3 has neither vdpbf16ps nor AMX.
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/tile_kernels.h"
 
@@ -13,11 +13,14 @@ namespace winnow::cpu {
 namespace {
 
 #define WINNOW_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-#define WINNOW_AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")))
+#define WINNOW_AMX \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")))
 
-// ---- softmax ----------------------------------------------------------------------------------------------------
+// ---- softmax
+// ----------------------------------------------------------------------------------------------------
 
-// 2^x for x <= kRescaleSlack. Relative error 7.5e-5 (minimax cubic on the fraction): a thirtieth of the bf16 rounding that follows.
+// 2^x for x <= kRescaleSlack. Relative error 7.5e-5 (minimax cubic on the fraction): a thirtieth of the bf16
+// rounding that follows.
 WINNOW_AVX512 inline __m512 exp2_fast(__m512 x) {
   constexpr int kFractionByFloor = 0x01;
   const __m512 f = _mm512_reduce_ps(x, kFractionByFloor);
@@ -52,8 +55,8 @@ WINNOW_AVX512 inline void store_probabilities(float* row, std::int64_t key, __m5
 }
 
 // One row in which every key is visible; `keys` is a multiple of 32.
-WINNOW_AVX512 inline void softmax_row(float* row, std::int64_t keys, QueryTile& tile, std::int64_t q, float scale,
-                                      std::int64_t dim) {
+WINNOW_AVX512 inline void softmax_row(float* row, std::int64_t keys, QueryTile& tile, std::int64_t q,
+                                      float scale, std::int64_t dim) {
   const __m512 vscale = _mm512_set1_ps(scale);
   __m512 vmax = _mm512_set1_ps(tile.maximum[q]);
   __m512 m0 = _mm512_load_ps(row), m1 = _mm512_load_ps(row + 16);
@@ -114,17 +117,21 @@ WINNOW_AVX512 void softmax_rows(const TileStep& step, float* s, float scale, std
   }
 }
 
-// ---- products on vdpbf16ps ----------------------------------------------------------------------------------------
+// ---- products on vdpbf16ps
+// ----------------------------------------------------------------------------------------
 
-WINNOW_AVX512 inline __m512bh load_pairs(const BF16* p) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p)); }
+WINNOW_AVX512 inline __m512bh load_pairs(const BF16* p) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+}
 WINNOW_AVX512 inline __m512bh broadcast_pair(const void* p) {
   std::int32_t pair;
   __builtin_memcpy(&pair, p, sizeof pair);
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
-constexpr int kRows = 8;   // queries of one register block
-constexpr int kLanes = 2;  // vectors of keys (or dims) of one register block; 8 x 2 sums, 2 operands: 18 of 32 registers
+constexpr int kRows = 8;  // queries of one register block
+constexpr int kLanes =
+    2;  // vectors of keys (or dims) of one register block; 8 x 2 sums, 2 operands: 18 of 32 registers
 
 WINNOW_AVX512 void scores_avx512(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
                                  std::int64_t s_stride) {
@@ -154,7 +161,8 @@ WINNOW_AVX512 void scores_avx512(const void* q, const void* k, std::int64_t dim,
   }
 }
 
-WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t dim, std::int64_t keys,
+                                     float* o) {
   const auto* values = static_cast<const BF16*>(v);
   for (std::int64_t d = 0; d < dim; d += 16 * kLanes) {
     const __mmask16 mask[kLanes] = {lanes_below(dim - d), lanes_below(dim - d - 16)};
@@ -196,7 +204,8 @@ WINNOW_AVX512 void attend_avx512(std::span<const TileStep> steps, std::int64_t d
   }
 }
 
-// ---- products on AMX ----------------------------------------------------------------------------------------------
+// ---- products on AMX
+// ----------------------------------------------------------------------------------------------
 
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -241,7 +250,8 @@ WINNOW_AMX void scores_amx(const void* q, const void* k, std::int64_t dim, std::
 }
 
 // The same for the commonest head_dim, 64: the four query tiles (2-5) stay in registers, 16 keys a step.
-WINNOW_AMX void scores_amx_64(const BF16* queries, const BF16* k, std::int64_t keys, float* s, std::int64_t s_stride) {
+WINNOW_AMX void scores_amx_64(const BF16* queries, const BF16* k, std::int64_t keys, float* s,
+                              std::int64_t s_stride) {
   constexpr std::int64_t kDim = 64, kQueryBytes = 2 * kDim;
   _tile_loadd(2, queries, kQueryBytes);
   _tile_loadd(3, queries + 32, kQueryBytes);
@@ -291,8 +301,9 @@ WINNOW_AMX void accumulate_amx(const float* p, const void* v, std::int64_t dim, 
   }
 }
 
-// Step after step: interleaving the matrix unit's work on one step with the vector unit's on another was tried and is slower
-// (tile products and 512-bit arithmetic hardly overlap on Xeon; docs/kernels.md has the numbers).
+// Step after step: interleaving the matrix unit's work on one step with the vector unit's on another was
+// tried and is slower (tile products and 512-bit arithmetic hardly overlap on Xeon; docs/kernels.md has the
+// numbers).
 WINNOW_AMX void attend_amx(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
   for (const TileStep& step : steps) {
     const auto* queries = step.tile->q.as<BF16>();
@@ -306,7 +317,8 @@ WINNOW_AMX void attend_amx(std::span<const TileStep> steps, std::int64_t dim, fl
   }
 }
 
-constexpr TileKernels kAvx512Kernels{"AVX512_BF16", DType::kBF16, 2, attend_avx512, scores_avx512, nullptr, nullptr};
+constexpr TileKernels kAvx512Kernels{"AVX512_BF16", DType::kBF16, 2,      attend_avx512,
+                                     scores_avx512, nullptr,      nullptr};
 constexpr TileKernels kAmxKernels{"AMX", DType::kBF16, 32, attend_amx, scores_amx, enter_amx, leave_amx};
 
 }  // namespace
