@@ -32,7 +32,7 @@ WINNOW_AVX512 inline __m512 exp2_fast(__m512 x) {
 
 WINNOW_AVX512 inline __mmask16 lanes_below(std::int64_t count) {
   if (count >= 16) return 0xffff;
-  return count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1u);
+  return static_cast<__mmask16>(count <= 0 ? 0u : (1u << count) - 1u);
 }
 
 // Multiplies what a row has gathered so far by 2^(old maximum - new maximum).
