@@ -16,8 +16,8 @@ namespace {
 
 using dnnl::memory;
 
-// Below this many rows per thread a product is split by output feature instead of by row: reading the weights decides
-// its time then, and every thread should read its own part of them.
+// Below this many rows per thread a product is split by output feature instead of by row: reading the weights
+// decides its time then, and every thread should read its own part of them.
 constexpr std::int64_t kMinRowsPerThread = 64;
 // Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that
 // layout.

@@ -232,19 +232,27 @@ namespace {
 constexpr TileKernels kF32{"portable",
                            DType::kF32,
                            1,
-                           [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_f32)
-                                           (a...); },
-                           [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_f32)
-                                           (a...); },
+                           [](auto... a) {
+                             HWY_DYNAMIC_DISPATCH(attend_f32)
+                             (a...);
+                           },
+                           [](auto... a) {
+                             HWY_DYNAMIC_DISPATCH(scores_f32)
+                             (a...);
+                           },
                            nullptr,
                            nullptr};
 constexpr TileKernels kBf16{"portable",
                             DType::kBF16,
                             1,
-                            [](auto... a) { HWY_DYNAMIC_DISPATCH(attend_bf16)
-                                            (a...); },
-                            [](auto... a) { HWY_DYNAMIC_DISPATCH(scores_bf16)
-                                            (a...); },
+                            [](auto... a) {
+                              HWY_DYNAMIC_DISPATCH(attend_bf16)
+                              (a...);
+                            },
+                            [](auto... a) {
+                              HWY_DYNAMIC_DISPATCH(scores_bf16)
+                              (a...);
+                            },
                             nullptr,
                             nullptr};
 }  // namespace
