@@ -80,7 +80,7 @@ int run(int argc, char** argv) {
   const std::int64_t windows = std::atoi(argv[3]), length = kContext + kContinuation;
   const std::int64_t step =
       (static_cast<std::int64_t>(tokens.size()) - length) / std::max<std::int64_t>(1, windows - 1);
-  if (windows < 1 || step < 0)
+  if (windows < 1 || static_cast<std::int64_t>(tokens.size()) < length)
     fail(ErrorCode::kBadArgument, "{}: {} tokens are too few for a window of {}", argv[2], tokens.size(),
          length);
   struct Sums {

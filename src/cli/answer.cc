@@ -14,7 +14,8 @@ namespace {
 bool read_prompt(Session& session, const TokenisedPrompt& prompt, const AnswerOptions& options) {
   Progress progress("reading the prompt", options.progress);
   PrefillOptions prefill;
-  prefill.reserve_tokens = std::min(options.max_new_tokens, session.room());
+  const std::int64_t left = session.room() - static_cast<std::int64_t>(prompt.tokens.size());
+  prefill.reserve_tokens = std::clamp<std::int64_t>(left, 0, options.max_new_tokens);
   prefill.progress = [&](double share) { progress.update(share); };
   prefill.cancelled = options.cancelled;
   return session.prefill(prompt.tokens, options.policy, prefill);

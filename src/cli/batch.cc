@@ -78,6 +78,10 @@ void check_chat(const Engine& engine, const BatchOptions& options, const std::ve
 
 int batch(BatchOptions options) {
   options.sampling.seed = options.model.seed;
+  if (same_file(options.prompts, options.output)) {
+    fail(ErrorCode::kBadArgument, "{}: is both the prompts and the output; name another output file",
+         options.output);
+  }
   std::vector<BatchPrompt> prompts =
       read_prompts(options.prompts);  // its faults show before the model is loaded
   check_writable(options.output);

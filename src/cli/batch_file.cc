@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <string_view>
+#include <utility>
 
 #include "cli/common.h"
 #include "cli/provenance.h"
@@ -92,25 +93,43 @@ std::string prompt_hash(const BatchPrompt& prompt, const std::string& settings) 
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-// Calls fn(line, number) for each line, without its newline. A last line without one counts unless
-// `whole_only`.
+// Calls fn(line, number, ended) for each line, without its newline; `ended`: it has one.
 template <class Fn>
-void for_each_line(const std::string& text, bool whole_only, Fn&& fn) {
+void for_each_line(const std::string& text, Fn&& fn) {
   std::int64_t number = 1;
   for (std::size_t begin = 0; begin < text.size(); ++number) {
     const std::size_t newline = text.find('\n', begin);
-    if (newline == std::string::npos && whole_only) return;
-    const std::size_t end = newline == std::string::npos ? text.size() : newline;
-    fn(text.substr(begin, end - begin), number);
+    const bool ended = newline != std::string::npos;
+    const std::size_t end = ended ? newline : text.size();
+    fn(text.substr(begin, end - begin), number, ended);
     begin = end + 1;
   }
+}
+
+constexpr std::string_view kLineStart = "{\"index\":";
+
+// Starts with kLineStart: that is how half a line is known to be ours.
+std::string answer_text(json answer) {
+  const std::string index = dump_json(answer.at("index"));
+  answer.erase("index");
+  return fmt::format("{}{},{}\n", kLineStart, index, std::string_view(dump_json(answer)).substr(1));
+}
+
+bool is_answer(const json& line) {
+  return line.is_object() && line.contains("index") && line["index"].is_number_integer() &&
+         line.contains("prompt_hash");
+}
+
+// What a crash in the middle of a write leaves of an answer's line.
+bool is_half_answer(std::string_view line) {
+  return line.starts_with(kLineStart) || kLineStart.starts_with(line);
 }
 
 }  // namespace
 
 std::vector<BatchPrompt> read_prompts(const std::string& path) {
   std::vector<BatchPrompt> prompts;
-  for_each_line(read_text(path), /*whole_only=*/false, [&](const std::string& line, std::int64_t number) {
+  for_each_line(read_text(path), [&](const std::string& line, std::int64_t number, bool /*ended*/) {
     if (is_blank(line)) return;
     prompts.push_back(parse_prompt(line, fmt::format("{}:{}", path == "-" ? "stdin" : path, number)));
     prompts.back().index = static_cast<std::int64_t>(prompts.size()) - 1;
@@ -141,30 +160,39 @@ AnswerFile::~AnswerFile() {
 
 std::string AnswerFile::keep_answers(const std::string& text, const std::vector<BatchPrompt>& prompts) {
   std::string kept;
-  // A half last line is what a crash leaves: dropped. Any other line that is no answer means that the file is
-  // not ours.
-  for_each_line(text, /*whole_only=*/true, [&](const std::string& line, std::int64_t number) {
-    const json answer = json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!answer.is_object() || !answer.contains("index") || !answer["index"].is_number_integer() ||
-        !answer.contains("prompt_hash")) {
+  // Half an answer at the end is what a crash leaves: dropped. Any other line that is no answer means that
+  // the file is not ours.
+  for_each_line(text, [&](const std::string& line, std::int64_t number, bool ended) {
+    json answer = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!ended && answer.is_discarded() && is_half_answer(line)) {
+      ++dropped_;
+      return;
+    }
+    if (!is_answer(answer)) {
       fail(ErrorCode::kBadFormat, "{}:{}: is not an answer of winnow batch; name another output file", path_,
            number);
     }
     const auto index = answer["index"].get<std::int64_t>();
     const bool current = index >= 0 && index < static_cast<std::int64_t>(prompts.size()) &&
                          answer["prompt_hash"] == prompts[static_cast<std::size_t>(index)].hash;
-    if (current && !answer.contains("error") && answered_.insert(index).second) {
-      kept += line + "\n";
-    } else {
+    if (!current || answer.contains("error") || !answered_.insert(index).second) {
       ++dropped_;
+      return;
     }
+    const json& id = prompts[static_cast<std::size_t>(index)].id;  // may change without changing the answer
+    if (answer.value("id", json()) == id) {
+      kept += line + "\n";
+      return;
+    }
+    answer.erase("id");
+    if (!id.is_null()) answer["id"] = id;
+    kept += answer_text(std::move(answer));
   });
-  if (!text.empty() && !text.ends_with('\n')) ++dropped_;
   return kept;
 }
 
 void AnswerFile::append(const json& line) {
-  const std::string text = dump_json(line) + "\n";
+  const std::string text = answer_text(line);
   std::string_view left = text;
   while (!left.empty()) {  // one write() almost always; what is left after a short one follows
     const ssize_t written = ::write(fd_, left.data(), left.size());

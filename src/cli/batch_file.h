@@ -33,9 +33,9 @@ void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings
 // The output file: whole lines, appended one by one, so that an interrupted batch can go on where it stopped.
 class AnswerFile {
  public:
-  // Keeps the lines of an earlier run that answer one of `prompts` without an error; half a last line, failed
-  // prompts and answers to other prompts or settings are dropped. Error(kIo), or Error(kBadFormat) when the
-  // file is not winnow's.
+  // Keeps the lines of an earlier run that answer one of `prompts` without an error, under the prompt's id of
+  // now; half a last answer, failed prompts and answers to other prompts or settings are dropped. Error(kIo),
+  // or Error(kBadFormat) when the file is not winnow's.
   AnswerFile(const std::string& path, const std::vector<BatchPrompt>& prompts);
   AnswerFile(const AnswerFile&) = delete;
   AnswerFile& operator=(const AnswerFile&) = delete;

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <string_view>
+#include <system_error>
 
 #include "cli/command.h"
 #include "core/error.h"
@@ -43,6 +45,17 @@ Precision parse_precision(const std::string& text) {
   throw UsageError(fmt::format("--precision {}: must be f32 or bf16", text));
 }
 
+// CLI11 itself would take -1 and numbers that are too large.
+std::uint64_t parse_seed(const std::string& text) {
+  std::uint64_t seed = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, seed);
+  if (error != std::errc() || stop != end) {
+    throw CLI::ValidationError("--seed", fmt::format("\"{}\" must be an integer in 0..2^64-1", text));
+  }
+  return seed;
+}
+
 void check_device(const std::string& device) {
   if (device == "cpu" || device == "reference") return;
   if (device == "cuda" || device.starts_with("cuda:")) {
@@ -59,13 +72,21 @@ void check_one_model(const ModelOptions& options) {
 
 }  // namespace
 
-void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model) {
+void add_model_choice(CLI::App& app, ModelOptions& options, bool positional_model) {
   app.add_option(positional_model ? "MODEL,-m,--model" : "-m,--model", options.model,
                  "GGUF file, Hugging Face folder, or a fetched demo model (smollm2-135m)");
   app.add_option("--random-weights", options.random_weights,
                  "Instead of a model: random weights of a named shape, to measure speed (e.g. qwen2-0.5b)")
       ->type_name("SHAPE");
-  app.add_option("--seed", options.seed, "Seed of random weights and of sampling")->capture_default_str();
+  app.add_option_function<std::string>(
+         "--seed", [&options](const std::string& text) { options.seed = parse_seed(text); },
+         "Seed of random weights and of sampling")
+      ->type_name("UINT")
+      ->default_str(fmt::format("{}", options.seed));
+}
+
+void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model) {
+  add_model_choice(app, options, positional_model);
   app.add_option("--device", options.device, "cpu, or reference (the slow oracle)")->capture_default_str();
   app.add_option("--threads", options.threads, "CPU threads; 0: all")
       ->check(CLI::Range(0, 4096))
@@ -148,6 +169,12 @@ std::string read_text(const std::string& path) {
   }
   if (std::ferror(file.get()) != 0) fail(ErrorCode::kIo, "{}: cannot read: {}", name, std::strerror(errno));
   return text;
+}
+
+bool same_file(const std::string& input, const std::string& output) {
+  std::error_code error;  // what is not there is no file
+  return std::filesystem::is_regular_file(output, error) &&
+         std::filesystem::equivalent(input == "-" ? "/dev/stdin" : input, output, error);
 }
 
 std::string dump_json(const nlohmann::json& json, int indent) {

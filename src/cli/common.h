@@ -26,8 +26,11 @@ struct ModelOptions {
   ProgressStyle progress_style() const { return choose_progress_style(plain_progress); }
 };
 
-// -m, --device, --threads, --precision, --random-weights, --seed and --progress. With `positional_model` the
-// model is also taken as an argument without a flag.
+// -m, --random-weights and --seed: which model. With `positional_model` the model is also taken as an
+// argument without a flag.
+void add_model_choice(CLI::App& app, ModelOptions& options, bool positional_model = false);
+
+// These, and how to run it: --device, --threads, --precision and --progress.
 void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model = false);
 
 // --temperature, --top-k, --top-p. The seed is ModelOptions'.
@@ -50,6 +53,9 @@ ModelFacts facts_of(const Architecture& arch);
 
 // A whole file, or stdin for "-". Error(kIo) naming the path.
 std::string read_text(const std::string& path);
+
+// Both paths lead to one regular file; "-" as `input` is stdin.
+bool same_file(const std::string& input, const std::string& output);
 
 // JSON for output: text that is not UTF-8 is repaired, never an exception at the end of a long run.
 std::string dump_json(const nlohmann::json& json, int indent = -1);

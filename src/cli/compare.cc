@@ -88,16 +88,20 @@ Answer answer_with(const Engine& engine, const RunOptions& options, const Policy
   return answer_prompt(session, sampler, prompt, answering);
 }
 
-// The first pass over a model pays for what every later one finds ready (pages, kernels made at run time):
-// without it the answer made first would look slower than it is. The beginning of the prompt is enough for
-// that.
-void warm_up(const Engine& engine, const RunOptions& options, const TokenisedPrompt& prompt) {
+// The first pass over a model pays for what every later one finds ready (pages, kernels made at run time),
+// and a policy's first pass for kernels of the row counts its stages leave: without a full pass of each, both
+// would look slower than they are.
+void warm_up(const Engine& engine, const RunOptions& options, const Policy& policy,
+             const TokenisedPrompt& prompt) {
   Progress progress("warming up", options.model.progress_style());
-  PrefillOptions prefill;
-  prefill.progress = [&](double share) { progress.update(share); };
-  Session session(engine);
-  session.prefill(std::span(prompt.tokens).first(std::min<std::size_t>(prompt.tokens.size(), 1024)), Policy{},
-                  prefill);
+  const auto prefill = [&](const Policy& one, double done) {
+    PrefillOptions prefill_options;
+    prefill_options.progress = [&, done](double share) { progress.update(done + share / 2); };
+    Session session(engine);
+    session.prefill(prompt.tokens, one, prefill_options);
+  };
+  prefill(Policy{}, 0.0);
+  prefill(policy, 0.5);
 }
 
 }  // namespace
@@ -106,7 +110,7 @@ int compare(const Engine& engine, const RunOptions& options, const Policy& polic
             PruneLog& log) {
   const TokenisedPrompt prompt =
       tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
-  warm_up(engine, options, prompt);
+  warm_up(engine, options, policy, prompt);
   const Policy dense_policy;
   const Answer dense = answer_with(engine, options, dense_policy, prompt);
   const Answer sparse = answer_with(engine, options, policy, prompt);

@@ -1,15 +1,17 @@
 // winnow policy check: is a policy file right, does it fit a model, and what does it keep?
 #include <fmt/format.h>
 
+#include "backends/backend.h"
 #include "cli/command.h"
 #include "cli/common.h"
 #include "cli/policy_text.h"
 #include "formats/json_text.h"
+#include "sparsity/scorer.h"
 
 namespace winnow::cli {
 namespace {
 
-constexpr std::size_t kMaxPolicyBytes = 16 << 20;  // thresholds of every head of every layer fit many times
+constexpr std::size_t kMaxPolicyBytes = 1 << 20;  // as parse_policy()
 
 struct PolicyCheckOptions {
   std::string file;
@@ -28,6 +30,12 @@ nlohmann::json report(const Policy& policy, const std::vector<std::int64_t>& len
           {"kept_by_stage", kept}};
 }
 
+// A learned scorer's file must be there and fit.
+void check_scorer(const Policy& policy, const Architecture& arch) {
+  const auto backend = make_reference_backend(Precision::kF32);
+  make_scorer(policy.tokens, arch.model_dim, *backend);
+}
+
 int check(const PolicyCheckOptions& options) {
   Policy policy = policy_from_json(parse_json_object(read_text(options.file), options.file, kMaxPolicyBytes),
                                    options.file);
@@ -36,6 +44,7 @@ int check(const PolicyCheckOptions& options) {
   if (!options.model.model.empty() || !options.model.random_weights.empty()) {
     const Architecture arch = read_architecture(*open_source(options.model));
     check_policy(policy, facts_of(arch), options.file);
+    if (!policy.dense()) check_scorer(policy, arch);
     lengths = example_lengths(arch.context);
     fits = fmt::format("{} ({} layers)", arch.name, arch.layers);
   } else if (!policy.model_name.empty()) {
@@ -58,7 +67,7 @@ void add_policy(CLI::App& app, Command& command) {
   policy->require_subcommand(1);
   CLI::App* sub = policy->add_subcommand("check", "Check a policy file; with a model, whether it fits");
   sub->add_option("FILE", options->file, "Policy file (JSON)")->required();
-  add_model_options(*sub, options->model);
+  add_model_choice(*sub, options->model);
   sub->add_flag("--json", options->as_json, "As JSON");
   sub->footer(
       "Examples:\n  winnow policy check policy.json\n  winnow policy check policy.json -m model.gguf");

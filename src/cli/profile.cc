@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <list>
 #include <utility>
 
@@ -180,8 +181,9 @@ int profile(const ProfileOptions& options) {
   if (!options.output.empty()) check_writable(options.output);
   Profile profile(options);
   profile.run();
+  profile.print_table();  // first: a file that cannot be written any more must not cost the result
+  std::fflush(stdout);
   if (!options.output.empty()) write_file_atomically(options.output, dump_json(profile.report(), 2) + "\n");
-  profile.print_table();
   return 0;
 }
 

@@ -1,24 +1,20 @@
 #include "cli/prune_log.h"
 
-#include <cerrno>
-#include <cstring>
-#include <nlohmann/json.hpp>
-
-#include "core/error.h"
+#include "cli/common.h"
+#include "core/atomic_file.h"
 
 namespace winnow::cli {
 
 PruneLog::PruneLog(const std::string& path) : path_(path) {
-  if (path_.empty()) return;
-  file_.open(path_, std::ios::trunc);
-  if (!file_) fail(ErrorCode::kIo, "{}: cannot write the prune log: {}", path_, std::strerror(errno));
+  if (!path_.empty()) check_writable(path_);
 }
 
 void PruneLog::add(std::span<const StageRecord> stages) {
-  if (path_.empty()) return;
-  for (const StageRecord& stage : stages) file_ << to_json(stage).dump() << '\n';
-  file_.flush();
-  if (!file_) fail(ErrorCode::kIo, "{}: cannot write the prune log: {}", path_, std::strerror(errno));
+  for (const StageRecord& stage : stages) text_ += dump_json(to_json(stage)) + "\n";
+}
+
+void PruneLog::write() const {
+  if (!path_.empty()) write_file_atomically(path_, text_);
 }
 
 }  // namespace winnow::cli

@@ -1,7 +1,6 @@
-// PruneLog: one JSON line a stage, written as soon as the prefill is done.
+// PruneLog: one JSON line a stage, kept until the run is over.
 #pragma once
 
-#include <fstream>
 #include <span>
 #include <string>
 
@@ -11,13 +10,15 @@ namespace winnow::cli {
 
 class PruneLog {
  public:
-  // Starts the file anew; an empty path logs nothing. Error(kIo) when it cannot be written.
+  // An empty path logs nothing. Error(kIo) when the file could not be written; it is not touched before
+  // write().
   explicit PruneLog(const std::string& path);
   void add(std::span<const StageRecord> stages);
+  // Replaces the file by all that was added. Error(kIo) leaves it as it was.
+  void write() const;
 
  private:
-  std::string path_;
-  std::ofstream file_;
+  std::string path_, text_;
 };
 
 }  // namespace winnow::cli

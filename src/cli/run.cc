@@ -14,7 +14,7 @@ namespace winnow::cli {
 namespace {
 
 void check_usage(const RunOptions& options) {
-  if (options.compare && options.policy.empty())
+  if (options.compare && !options.policy)
     throw UsageError("--compare needs a --policy to compare with dense");
   if (options.prompt || options.file) return;
   if (::isatty(STDIN_FILENO) == 0)
@@ -61,17 +61,28 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
   return 0;
 }
 
+int answer_or_converse(const Engine& engine, const RunOptions& options, const Policy& policy,
+                       const std::optional<std::string>& text, PruneLog& log) {
+  if (!text) return converse(engine, options, policy, log);
+  if (options.compare) return compare(engine, options, policy, *text, log);
+  return answer_once(engine, options, policy, *text, log);
+}
+
 int run(RunOptions options) {
   check_usage(options);
   options.sampling.seed = options.model.seed;
+  if (options.file && same_file(*options.file, options.prune_log)) {
+    fail(ErrorCode::kBadArgument, "{}: is both the prompt and the prune log; name another log file",
+         options.prune_log);
+  }
   const bool has_prompt = options.prompt || options.file;
-  const std::string text = has_prompt ? prompt_text(options) : "";
+  const auto text = has_prompt ? std::optional(prompt_text(options)) : std::nullopt;
   PruneLog log(options.prune_log);
   const auto engine = open_engine(options.model);
-  const Policy policy = parse_policy(options.policy.empty() ? "dense" : options.policy, engine->facts());
-  if (!has_prompt) return converse(*engine, options, policy, log);
-  if (options.compare) return compare(*engine, options, policy, text, log);
-  return answer_once(*engine, options, policy, text, log);
+  const Policy policy = parse_policy(options.policy.value_or("dense"), engine->facts());
+  const int code = answer_or_converse(*engine, options, policy, text, log);
+  log.write();
+  return code;
 }
 
 constexpr const char* kFooter = R"(Examples:

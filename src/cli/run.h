@@ -16,7 +16,7 @@ struct RunOptions {
   ModelOptions model;
   SamplerOptions sampling;
   std::optional<std::string> prompt, file;
-  std::string policy;  // empty: not named, dense
+  std::optional<std::string> policy;  // not named: dense
   std::string prune_log;
   std::vector<std::string> stop_strings;
   std::int64_t max_new_tokens = 128;

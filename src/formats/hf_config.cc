@@ -46,16 +46,20 @@ void add_gpt2_keys(Json& config) {
   }
 }
 
-// transformers 5 writes {"rope_parameters": {"rope_theta": t, "rope_type": "default" | name, ...}}.
+// transformers 5 writes {"rope_parameters": {"rope_theta": t, "rope_type": "default" | name, ...}}; older
+// files say "type". What is more than a default with a theta goes to rope_scaling, for the model to accept or
+// refuse.
 void add_rope_keys(Json& config) {
   const auto parameters = config.find("rope_parameters");
   if (parameters == config.end() || !parameters->is_object()) return;
   if (is_set(*parameters, "rope_theta")) set_default(config, "rope_theta", parameters->at("rope_theta"));
-  const auto type = parameters->find("rope_type");
-  if (type == parameters->end() || *type == "default" || is_set(config, "rope_scaling")) return;
+  if (is_set(config, "rope_scaling")) return;
   Json scaling = *parameters;
   scaling.erase("rope_theta");
-  config["rope_scaling"] = std::move(scaling);
+  for (const char* key : {"rope_type", "type"}) {
+    if (scaling.contains(key) && scaling.at(key) == "default") scaling.erase(key);
+  }
+  if (!scaling.empty()) config["rope_scaling"] = std::move(scaling);
 }
 
 }  // namespace

@@ -82,14 +82,13 @@ class ConfigReader {
       fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no text", path_, key);
     return config_[key].get<std::string>();
   }
-  std::int64_t size(const char* key) const {
-    constexpr std::int64_t kLargest = std::int64_t{1} << 31;  // keeps every product of two sizes inside int64
+  std::int64_t size(const char* key, std::int64_t largest = 1 << 24) const {
     if (!has(key) || !config_[key].is_number_integer()) {
       fail(ErrorCode::kBadFormat, "{}: config: {} is missing or no integer", path_, key);
     }
     const auto value = config_[key].get<std::int64_t>();
-    if (value < 1 || value >= kLargest)
-      fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected 1..2^31", path_, key, value);
+    if (value < 1 || value > largest)
+      fail(ErrorCode::kBadFormat, "{}: config: {} is {}, expected 1..{}", path_, key, value, largest);
     return value;
   }
   double number(const char* key) const {
@@ -122,6 +121,11 @@ void refuse_unsupported(const ConfigReader& config, const Family& family) {
   if (config.has("rope_scaling")) config.unsupported("rope_scaling", "only unscaled rotary embeddings are");
   if (config.has("partial_rotary_factor") && config.number("partial_rotary_factor") != 1.0) {
     config.unsupported("partial_rotary_factor", "only 1 is");
+  }
+  if (config.has("layer_types")) {
+    for (const json& type : config["layer_types"]) {
+      if (type != "full_attention") config.unsupported("layer_types", "only full_attention is");
+    }
   }
   if (config.has("sliding_window") && config.flag("use_sliding_window", true)) {
     config.unsupported("sliding_window", "only full attention is");
@@ -160,6 +164,9 @@ std::string file_stem(const std::string& path) {
                      end - (slash == std::string::npos ? 0 : slash + 1));
 }
 
+// Far beyond any model, and small enough that the products of sizes that occur stay inside int64.
+constexpr std::int64_t kMostLayers = 10000, kMostHeads = 4096;
+
 }  // namespace
 
 Architecture read_architecture(const WeightSource& source) {
@@ -180,10 +187,11 @@ Architecture read_architecture(const WeightSource& source) {
   arch.activation = family.activation;
   arch.name =
       config.has("name") && config["name"].is_string() ? config.text("name") : file_stem(source.path());
-  arch.layers = config.size("num_hidden_layers");
+  arch.layers = config.size("num_hidden_layers", kMostLayers);
   arch.model_dim = config.size("hidden_size");
-  arch.heads = config.size("num_attention_heads");
-  arch.kv_heads = config.has("num_key_value_heads") ? config.size("num_key_value_heads") : arch.heads;
+  arch.heads = config.size("num_attention_heads", kMostHeads);
+  arch.kv_heads =
+      config.has("num_key_value_heads") ? config.size("num_key_value_heads", kMostHeads) : arch.heads;
   if (!config.has("head_dim") && arch.model_dim % arch.heads != 0) {
     fail(ErrorCode::kBadFormat, "{}: config: hidden_size {} is not a multiple of num_attention_heads {}",
          source.path(), arch.model_dim, arch.heads);

@@ -25,6 +25,17 @@ std::int64_t number_in(const std::string& path) {
   return value;
 }
 
+// File pages a cgroup counts as used but gives back when memory is wanted: what a build or a download leaves
+// behind.
+std::int64_t reclaimable_bytes() {
+  std::ifstream stat("/sys/fs/cgroup/memory.stat");
+  std::int64_t total = 0, value = 0;
+  for (std::string key; stat >> key >> value;) {
+    if (key == "inactive_file" || key == "active_file") total += value;
+  }
+  return total;
+}
+
 }  // namespace
 
 std::int64_t available_memory_bytes() {
@@ -37,7 +48,7 @@ std::int64_t available_memory_bytes() {
     }
   }
   const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max"),
-                     used = number_in("/sys/fs/cgroup/memory.current");
+                     used = number_in("/sys/fs/cgroup/memory.current") - reclaimable_bytes();
   if (limit > 0 && used >= 0) available = available < 0 ? limit - used : std::min(available, limit - used);
   return available;
 }

@@ -1,4 +1,4 @@
-// Engine: an opened model. Immutable after open(); sessions share it.
+// Engine: an opened model. Sessions share it, one call at a time: the backend has one set of working memory.
 #pragma once
 
 #include <functional>

@@ -65,6 +65,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   bool finished = false;
   try {
     finished = run_layers(turn);
+    if (finished) compute_logits(turn);
   } catch (...) {
     forget(turn);
     throw;
@@ -73,9 +74,8 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     forget(turn);
     return false;
   }
-  compute_logits(turn);
-  if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   next_position_ += count;
+  if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   prefill_stats_.ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   return true;
@@ -232,6 +232,17 @@ void Session::forget(const Turn& turn) {
 
 void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
   if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
+  if (!policy.dense() && policy.tokens.protect_tail_min < 1) {
+    fail(ErrorCode::kBadArgument,
+         "policy {}: protect_tail.min must be at least 1: the answer begins after the last token",
+         policy.name);
+  }
+  if (policy.tokens.positions == PositionMode::kCompact && engine_.arch().rope_theta == 0) {
+    fail(ErrorCode::kUnsupported,
+         "policy {}: positions compact needs rotary embeddings; {} adds learned positions before the first "
+         "layer",
+         policy.name, engine_.arch().name);
+  }
   const std::int64_t context = engine_.arch().context;
   if (tokens > room()) {
     fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}",

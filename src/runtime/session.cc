@@ -68,10 +68,13 @@ void Session::decode(TokenId token) {
   const MatrixView hidden{decode_hidden_.as<>(), DType::kF32, 1, arch.model_dim};
   const MatrixView q{decode_q_.as<>(), backend.compute_dtype(), 1, arch.q_dim()};
   embed(engine_.source(), arch, {&token, 1}, next_position_, hidden);
-  for (std::int64_t i = 0; i < arch.layers; ++i) {
-    LayerKv& kv = kv_[i];
+  for (LayerKv& kv : kv_) {  // all of them first: what can fail must not fail between two layers
     if (kv.rows == kv.capacity)
       backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
+    kv.positions.reserve(static_cast<std::size_t>(kv.capacity));
+  }
+  for (std::int64_t i = 0; i < arch.layers; ++i) {
+    LayerKv& kv = kv_[i];
     const std::int32_t position = next_rope_position(kv);
     const std::int64_t row = kv.rows;
     const DecoderLayer step = layer(i);

@@ -202,7 +202,7 @@ void read_protect_tail(const Fields& fields, TokenPolicy& tokens) {
   const Json* json = fields.find("protect_tail");
   if (json == nullptr) return;
   const Fields tail(*json, fields.path_of("protect_tail"), fields.origin(), {"min", "share"});
-  tokens.protect_tail_min = tail.integer("min", 0).value_or(tokens.protect_tail_min);
+  tokens.protect_tail_min = tail.integer("min", 1).value_or(tokens.protect_tail_min);
   tokens.protect_tail_share = tail.number("share", kShare).value_or(tokens.protect_tail_share);
 }
 

@@ -132,6 +132,42 @@ TEST_F(Batch, OutputsThatDoNotWork) {
   expect_error(run_batch(), 1, "missing.jsonl");
 }
 
+TEST_F(Batch, FilesOfOthersStayAsTheyAre) {
+  for (const std::string other :
+       {"{\"my\":\"precious\"}", "{\"index\": 1, \"my\": \"pre", "{\"index\":1}", "diary"}) {
+    write_file(answers_, other);
+    expect_error(run_batch(), 1, "is not an answer");
+    EXPECT_EQ(read_file(answers_), other);
+  }
+  answers_ = scratch_.file("link");
+  std::filesystem::create_symlink(prompts_, answers_);
+  expect_error(run_batch(), 1, "both the prompts and the output");
+  EXPECT_EQ(read_file(prompts_), kPrompts);
+}
+
+TEST_F(Batch, ALineWithoutItsNewlineIsKept) {
+  ASSERT_EQ(run_batch().code, 0);
+  const std::string whole = read_file(answers_);
+  write_file(answers_, whole.substr(0, whole.size() - 1));
+  const Result resumed = run_batch();
+  EXPECT_NE(resumed.err.find("3 already answered"), std::string::npos) << resumed.err;
+  EXPECT_EQ(read_file(answers_), whole);
+}
+
+TEST_F(Batch, KeptAnswersTakeTheIdOfNow) {
+  ASSERT_EQ(run_batch().code, 0);
+  std::vector<json> expected = answers();
+  std::string changed = kPrompts;
+  changed.replace(changed.find("\"a\""), 3, "\"b\"");
+  changed.replace(changed.find("\"id\": 7, "), 9, "");
+  write_file(prompts_, changed);
+  const Result resumed = run_batch();
+  EXPECT_NE(resumed.err.find("3 already answered"), std::string::npos) << resumed.err;
+  expected[0]["id"] = "b";
+  expected[1].erase("id");
+  EXPECT_EQ(answers(), expected);
+}
+
 TEST_F(Batch, PolicyShortensTheCaches) {
   write_file(prompts_, json{{"prompt", long_text(80)}}.dump() + "\n");
   ASSERT_EQ(run_batch({"--policy", scratch_.write("policy.json", kTwoStages)}).code, 0);

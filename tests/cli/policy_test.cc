@@ -49,5 +49,14 @@ TEST(PolicyCheck, MadeForAnotherModel) {
   expect_error(run_program({"policy", "check", other, "-m", tiny_llama()}), 1, "other");
 }
 
+TEST(PolicyCheck, LearnedScorerNeedsItsFile) {
+  const Scratch scratch;
+  const std::string policy = scratch.write("policy.json",
+                                           R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}],
+  "scorer": "learned", "scorer_file": "scorer.safetensors"}})");
+  EXPECT_EQ(run_program({"policy", "check", policy}).code, 0);
+  expect_error(run_program({"policy", "check", policy, "-m", tiny_llama()}), 1, "scorer.safetensors");
+}
+
 }  // namespace
 }  // namespace winnow::cli_test

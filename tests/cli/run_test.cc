@@ -185,11 +185,23 @@ TEST(Run, DenseComparedWithItselfAgrees) {
 TEST(Run, PoliciesAndLogsThatDoNotWork) {
   const Scratch scratch;
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--policy", "keep99"})), 1, "keep99");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--policy", ""})), 1, "policy \"\"");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--policy", "keep08"})), 1, "layers");
   const std::string typo = scratch.write("typo.json", R"({"version": 1, "tokens": {"stagez": []}})");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--policy", typo})), 1, "stagez");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--prune-log", scratch.file("no/log")})), 1,
                "no/log");
+}
+
+TEST(Run, PruneLogIsReplacedOnlyByAWholeRun) {
+  const Scratch scratch;
+  const std::string log = scratch.write("log", "of yesterday\n");
+  expect_error(run_program(on_tiny({"run"}, {"-f", "-", "--prune-log", log}), long_text(2000)), 1, "512");
+  EXPECT_EQ(read_file(log), "of yesterday\n");
+  expect_error(run_program(on_tiny({"run"}, {"-f", log, "--prune-log", log})), 1, "both the prompt");
+  EXPECT_EQ(read_file(log), "of yesterday\n");
+  EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "corn", "-n", "1", "--prune-log", log})).code, 0);
+  EXPECT_EQ(read_file(log), "");  // dense: no stages
 }
 
 TEST(Run, PlainProgressOnRequest) {

@@ -33,6 +33,10 @@ TEST(Usage, BadUsageIsTwo) {
   EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "-n", "0"})).code, 2);
   EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "-n", "many"})).code, 2);
   EXPECT_EQ(run_program(on_tiny({"run"}, {"-p", "a", "--temperature", "-1"})).code, 2);
+  for (const char* seed : {"-1", "18446744073709551616", "1.5", "0x1", ""}) {
+    expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--seed", seed})), 2, "--seed");
+  }
+  EXPECT_EQ(run_program({"policy", "check", "any.json", "--precision", "f32"}).code, 2);
   EXPECT_EQ(run_program(on_tiny({"profile", "prefill"}, {"--lengths", "1,x"})).code, 2);
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "abacus"})), 2, "abacus");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--precision", "f17"})), 2, "f17");

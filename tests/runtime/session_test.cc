@@ -74,7 +74,7 @@ class EveryModel : public testing::TestWithParam<std::tuple<const char*, Precisi
   const Engine& model() const { return engine(std::get<0>(GetParam()), "cpu", std::get<1>(GetParam())); }
 };
 INSTANTIATE_TEST_SUITE_P(Models, EveryModel,
-                         testing::Combine(testing::Values("tiny-llama", "tiny-qwen2"),
+                         testing::Combine(testing::Values("tiny-llama", "tiny-qwen2", "tiny-gpt2"),
                                           testing::Values(Precision::kF32, Precision::kBF16)));
 
 TEST_P(EveryModel, KeepOneIsBitForBitDense) {
@@ -261,6 +261,37 @@ TEST(Pruning, BothBackendsKeepTheSameTokens) {
     expect_near(fresh_logits(engine("tiny-llama", "cpu"), tokens, policy),
                 fresh_logits(engine("tiny-llama", "reference"), tokens, policy), 1e-4f);
   }
+}
+
+TEST(Pruning, TheLastTokenCannotBeLeftUnprotected) {
+  Policy policy = staged(ScorerKind::kRandom, 0.5);
+  policy.tokens.protect_tail_min = 0;
+  policy.tokens.protect_tail_share = 0;
+  Session session(engine());
+  expect_error(ErrorCode::kBadArgument, "protect_tail.min",
+               [&] { session.prefill(some_tokens(50), policy, {}); });
+}
+
+TEST(Pruning, CompactPositionsNeedRotaryEmbeddings) {
+  Policy policy = staged(ScorerKind::kRecency, 0.5);
+  policy.tokens.stages.resize(1);
+  policy.tokens.positions = PositionMode::kCompact;
+  Session session(engine("tiny-gpt2"));
+  expect_error(ErrorCode::kUnsupported, "learned positions",
+               [&] { session.prefill(some_tokens(50), policy, {}); });
+}
+
+TEST(Session, AFailureAfterTheLayersLeavesTheConversationAsItWas) {
+  Session session(engine()), untouched(engine());
+  ASSERT_TRUE(session.prefill(some_tokens(40), Policy{}, {}));
+  ASSERT_TRUE(untouched.prefill(some_tokens(40), Policy{}, {}));
+  PrefillOptions options;
+  options.all_logits = [](std::int64_t, const MatrixView&) { throw Error(ErrorCode::kIo, "no more"); };
+  expect_error(ErrorCode::kIo, "no more", [&] { session.prefill(some_tokens(30, 3), Policy{}, options); });
+  EXPECT_EQ(session.tokens(), 40);
+  EXPECT_EQ(session.kv_lens(), untouched.kv_lens());
+  EXPECT_EQ(logits_after(session, some_tokens(20, 4), Policy{}),
+            logits_after(untouched, some_tokens(20, 4), Policy{}));
 }
 
 TEST(Session, LaterTokensDoNotChangeEarlierLogits) {

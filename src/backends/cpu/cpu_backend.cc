@@ -153,7 +153,8 @@ class CpuBackend final : public Backend {
 
 std::unique_ptr<Backend> make_cpu_backend(Precision precision, int threads) {
   if (threads < 0) fail(ErrorCode::kBadArgument, "--threads {}: must be 0 (all) or more", threads);
-  return std::make_unique<cpu::CpuBackend>(precision, threads == 0 ? omp_get_max_threads() : threads);
+  return std::make_unique<cpu::CpuBackend>(
+      precision, cpu::deliverable_threads(threads == 0 ? omp_get_max_threads() : threads));
 }
 
 }  // namespace winnow

@@ -33,7 +33,8 @@ std::uint64_t enabled_state() {  // XCR0: register state the system saves
 bool detect_avx512_bf16() {
   constexpr std::uint64_t kAvx512State = 0xe6;
   const unsigned ebx = cpuid(7, 0).ebx;
-  const bool avx512 = (ebx & (1u << 16)) && (ebx & (1u << 30)) && (ebx & (1u << 31));  // F, BW, VL
+  const bool avx512 = (ebx & (1u << 16)) && (ebx & (1u << 17)) && (ebx & (1u << 30)) && (ebx & (1u << 31)) &&
+                      (cpuid(1, 0).ecx & (1u << 12));  // F, DQ, BW, VL and FMA
   return avx512 && (cpuid(7, 1).eax & (1u << 5)) && (enabled_state() & kAvx512State) == kAvx512State;
 }
 

@@ -5,20 +5,44 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <utility>
 
 namespace winnow::cpu {
 
-// Runs fn(thread) for thread 0..threads-1; the system may deliver fewer threads than asked
-// (OMP_THREAD_LIMIT), which then do several shares.
+// How many threads a parallel region of `threads` really gets: OMP_THREAD_LIMIT, or a caller's own region,
+// may allow fewer.
+inline int deliverable_threads(int threads) {
+  omp_set_dynamic(
+      0);  // otherwise a loaded machine gets smaller teams, and oneDNN computes a part of its result only
+  int team = 1;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp single
+    team = omp_get_num_threads();
+  }
+  return team;
+}
+
+// Runs fn(thread) on threads 0..threads-1, of which deliverable_threads() made sure. The first exception is
+// thrown again when all are done.
 template <class Fn>
 void parallel(int threads, Fn&& fn) {
   if (threads == 1) {
     fn(0);
     return;
   }
+  std::exception_ptr failure;
 #pragma omp parallel num_threads(threads)
-  for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) fn(thread);
+  for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) {
+    try {
+      fn(thread);
+    } catch (...) {
+#pragma omp critical(winnow_parallel_failure)
+      if (!failure) failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 // The share of [0, n) that belongs to `part` of `parts`, in multiples of `grain`.
