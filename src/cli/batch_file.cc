@@ -106,13 +106,13 @@ void for_each_line(const std::string& text, Fn&& fn) {
   }
 }
 
-constexpr std::string_view kLineStart = "{\"index\":";
+constexpr std::string_view kLineStart = "{\"prompt_hash\":";
 
 // Starts with kLineStart: that is how half a line is known to be ours.
 std::string answer_text(json answer) {
-  const std::string index = dump_json(answer.at("index"));
-  answer.erase("index");
-  return fmt::format("{}{},{}\n", kLineStart, index, std::string_view(dump_json(answer)).substr(1));
+  const std::string hash = dump_json(answer.at("prompt_hash"));
+  answer.erase("prompt_hash");
+  return fmt::format("{}{},{}\n", kLineStart, hash, std::string_view(dump_json(answer)).substr(1));
 }
 
 bool is_answer(const json& line) {

@@ -48,6 +48,9 @@ class Session {
   const PassStats& decode_stats() const { return decode_stats_; }     // summed since then
   std::vector<std::int64_t> kv_lens() const;                          // cache rows by layer
   std::int64_t kv_bytes() const;
+  // Rotary positions of a layer's cache rows: with original positions, the places in the conversation of the
+  // tokens that reached it.
+  std::span<const std::int32_t> cached_positions(std::int64_t layer) const { return kv_[layer].positions; }
 
  private:
   struct Turn;  // one prefill under way (prefill.cc)

@@ -258,6 +258,13 @@ TEST(Pruning, BothBackendsKeepTheSameTokens) {
   const auto tokens = some_tokens(120);
   for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kNorm, ScorerKind::kRandom}) {
     const Policy policy = staged(scorer, 0.6);
+    Session cpu(engine("tiny-llama", "cpu")), reference(engine("tiny-llama", "reference"));
+    ASSERT_TRUE(cpu.prefill(tokens, policy, {}));
+    ASSERT_TRUE(reference.prefill(tokens, policy, {}));
+    for (const std::int64_t layer : {2, 5}) {
+      EXPECT_TRUE(std::ranges::equal(cpu.cached_positions(layer), reference.cached_positions(layer)))
+          << layer;
+    }
     expect_near(fresh_logits(engine("tiny-llama", "cpu"), tokens, policy),
                 fresh_logits(engine("tiny-llama", "reference"), tokens, policy), 1e-4f);
   }
