@@ -1,5 +1,6 @@
 // winnow run without a prompt: a conversation. Every turn is read on top of what the session has cached.
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,12 +17,14 @@
 namespace winnow::cli {
 namespace {
 
-// Lines from stdin by read(2): the C and C++ streams remember an interrupted read as an error.
+// Lines from stdin by read(2), so that Ctrl-C can end the wait for one. The request is looked for ten times a
+// second: a signal may arrive just before the wait, or on one of the threads that compute, and neither would
+// interrupt it.
 class LineReader {
  public:
   enum class Result { kLine, kEnd, kInterrupted };
 
-  Result next(std::string& line) {
+  Result next(std::string& line, const Interrupt& interrupt) {
     for (;;) {
       const std::size_t newline = buffer_.find('\n');
       if (newline != std::string::npos) {
@@ -29,12 +32,16 @@ class LineReader {
         buffer_.erase(0, newline + 1);
         return Result::kLine;
       }
-      std::array<char, 4096> block;
-      const ssize_t count = ::read(STDIN_FILENO, block.data(), block.size());
-      if (count < 0 && errno == EINTR) {
+      if (interrupt.requested()) {
         buffer_.clear();
         return Result::kInterrupted;
       }
+      constexpr int kWaitMs = 100;
+      pollfd input{STDIN_FILENO, POLLIN, 0};
+      if (::poll(&input, 1, kWaitMs) <= 0) continue;  // nothing yet, or a signal
+      std::array<char, 4096> block;
+      const ssize_t count = ::read(STDIN_FILENO, block.data(), block.size());
+      if (count < 0 && errno == EINTR) continue;
       if (count <= 0) return Result::kEnd;
       buffer_.append(block.data(), static_cast<std::size_t>(count));
     }
@@ -138,9 +145,10 @@ int converse(const Engine& engine, const RunOptions& options, const Policy& poli
   LineReader lines;
   Interrupt interrupt;
   for (std::string line;;) {
+    interrupt.clear();
     fmt::print(stderr, "> ");
     std::fflush(stderr);
-    const LineReader::Result read = lines.next(line);
+    const LineReader::Result read = lines.next(line, interrupt);
     interrupt.clear();
     if (read == LineReader::Result::kEnd || line == "/exit") break;
     if (read == LineReader::Result::kInterrupted) {

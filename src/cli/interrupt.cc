@@ -17,8 +17,7 @@ Interrupt::Interrupt() {
   struct sigaction action = {};
   action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
-  action.sa_flags =
-      0;  // no SA_RESTART: a read that waits for a line returns, so the prompt can be shown again
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, &previous_);
 }
 
