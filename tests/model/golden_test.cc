@@ -4,28 +4,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
-#include "formats/safetensors.h"
 #include "runtime/session.h"
+#include "support/golden_tensors.h"
 
 namespace winnow {
 namespace {
 
-template <class T>
-std::vector<T> read(const SafetensorsFile& file, const char* name) {
-  const SafetensorsTensor* tensor = file.find(name);
-  if (tensor == nullptr) throw std::runtime_error(std::string("golden tensor is missing: ") + name);
-  std::vector<T> values(tensor->data.size() / sizeof(T));
-  std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
-  return values;
-}
-
 std::vector<TokenId> read_ids(const SafetensorsFile& file, const char* name) {
-  if (file.find(name)->dtype_name == "I32") return read<std::int32_t>(file, name);
-  const auto wide = read<std::int64_t>(file, name);
+  if (file.find(name)->dtype_name == "I32") return read_golden<std::int32_t>(file, name);
+  const auto wide = read_golden<std::int64_t>(file, name);
   return {wide.begin(), wide.end()};
 }
 
@@ -84,7 +74,7 @@ class Golden : public testing::TestWithParam<Case> {
 };
 
 TEST_P(Golden, PrefillLogitsOfEveryPosition) {
-  const auto expected = read<float>(golden_, "prefill_logits");
+  const auto expected = read_golden<float>(golden_, "prefill_logits");
   std::vector<float> found;
   Session session(*engine_);
   PrefillOptions options;
@@ -100,7 +90,7 @@ TEST_P(Golden, PrefillLogitsOfEveryPosition) {
 
 TEST_P(Golden, GreedyTokensAndTheirLogits) {
   const auto tokens = read_ids(golden_, "decode_tokens");
-  const auto expected = read<float>(golden_, "decode_logits");
+  const auto expected = read_golden<float>(golden_, "decode_logits");
   const auto vocab = static_cast<std::size_t>(engine_->arch().vocab);
   ASSERT_EQ(expected.size(), tokens.size() * vocab);
   Session session(*engine_);
@@ -120,7 +110,7 @@ TEST_P(Golden, GreedyTokensAndTheirLogits) {
 }
 
 TEST_P(Golden, ASingleTokenPrompt) {
-  const auto expected = read<float>(golden_, "prefill1_logits");
+  const auto expected = read_golden<float>(golden_, "prefill1_logits");
   Session session(*engine_);
   ASSERT_TRUE(session.prefill(read_ids(golden_, "prompt1"), Policy{}, {}));
   expect_logits(session.logits(), expected);

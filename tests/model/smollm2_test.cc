@@ -4,23 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
-#include "formats/safetensors.h"
 #include "runtime/session.h"
+#include "support/golden_tensors.h"
 
 namespace winnow {
 namespace {
-
-template <class T>
-std::vector<T> read(const SafetensorsFile& file, const char* name) {
-  const SafetensorsTensor* tensor = file.find(name);
-  if (tensor == nullptr) throw std::runtime_error(std::string("golden tensor is missing: ") + name);
-  std::vector<T> values(tensor->data.size() / sizeof(T));
-  std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
-  return values;
-}
 
 class SmolLM2 : public testing::TestWithParam<Precision> {
  protected:
@@ -37,11 +27,12 @@ class SmolLM2 : public testing::TestWithParam<Precision> {
 
 TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   const bool exact = GetParam() == Precision::kF32;
-  const auto prompt = read<std::int32_t>(golden_, "prompt");
+  const auto prompt = read_golden<std::int32_t>(golden_, "prompt");
   ASSERT_EQ(prompt.size(), 2000u);
-  const auto probes = read<std::int32_t>(golden_, "probe_pos"),
-             best = read<std::int32_t>(golden_, "probe_argmax");
-  const auto best_logits = read<float>(golden_, "probe_logit"), log_sums = read<float>(golden_, "probe_lse");
+  const auto probes = read_golden<std::int32_t>(golden_, "probe_pos"),
+             best = read_golden<std::int32_t>(golden_, "probe_argmax");
+  const auto best_logits = read_golden<float>(golden_, "probe_logit"),
+             log_sums = read_golden<float>(golden_, "probe_lse");
   Session session(*engine_);
   std::size_t probe = 0;
   int agreeing = 0;
@@ -61,7 +52,7 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   };
   ASSERT_TRUE(session.prefill(prompt, Policy{}, options));
   EXPECT_EQ(probe, probes.size());
-  const auto expected = read<float>(golden_, "last_logits");
+  const auto expected = read_golden<float>(golden_, "last_logits");
   double worst = 0, largest = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
     worst = std::max(worst, static_cast<double>(std::abs(session.logits()[i] - expected[i])));
@@ -76,7 +67,7 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   EXPECT_GE(agreeing, exact ? static_cast<int>(probes.size()) : static_cast<int>(probes.size()) * 9 / 10);
 
   if (!exact) return;  // one near tie would end the comparison
-  for (const std::int32_t token : read<std::int32_t>(golden_, "decode_tokens")) {
+  for (const std::int32_t token : read_golden<std::int32_t>(golden_, "decode_tokens")) {
     const auto logits = session.logits();
     EXPECT_EQ(std::max_element(logits.begin(), logits.end()) - logits.begin(), token);
     session.decode(token);
