@@ -84,9 +84,7 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
 }
 
 json memory_json(const Architecture& arch, const ModelOptions& options) {
-  const EngineOptions engine = engine_options(options);
-  const auto backend = engine.device == "reference" ? make_reference_backend(engine.precision)
-                                                    : make_cpu_backend(engine.precision, engine.threads);
+  const auto backend = make_backend(engine_options(options));
   json result = json::array();
   for (const std::int64_t length : example_lengths(arch.context)) {
     const MemoryEstimate dense = estimate_memory(arch, *backend, length, 0, Policy{});

@@ -35,10 +35,8 @@ MatrixView Workspace::attended(std::int64_t rows) const { return view(narrow_, r
 MatrixView Workspace::up(std::int64_t rows) const { return view(wide_, rows, arch_.up_dim()); }
 MatrixView Workspace::activated(std::int64_t rows) const { return view(activated_, rows, arch_.ffn_dim); }
 
-namespace {
-
-void norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
-          const MatrixView& y) {
+void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
+                const MatrixView& y) {
   backend.norm({.kind = arch.norm,
                 .x = x,
                 .weight = weights.weight.as<float>(),
@@ -47,8 +45,8 @@ void norm(const Architecture& arch, Backend& backend, const NormWeights& weights
                 .y = y});
 }
 
-void linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
-            bool accumulate = false) {
+void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
+                  bool accumulate) {
   backend.linear({.x = x,
                   .weight = weights.weight.get(),
                   .bias = data_or_null(weights.bias),
@@ -56,13 +54,11 @@ void linear(Backend& backend, const LinearWeights& weights, const MatrixView& x,
                   .accumulate = accumulate});
 }
 
-}  // namespace
-
 void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions,
                                const MatrixView& q, LayerKv& kv) const {
   const MatrixView normed = workspace.normed(hidden.rows), qkv = workspace.qkv(hidden.rows);
-  norm(arch, backend, weights.attention_norm, hidden, normed);
-  linear(backend, weights.qkv, normed, qkv);
+  apply_norm(arch, backend, weights.attention_norm, hidden, normed);
+  apply_linear(backend, weights.qkv, normed, qkv);
   backend.rope_append({.qkv = qkv, .positions = positions, .rope = &rope, .q = q, .kv = &kv});
 }
 
@@ -74,16 +70,16 @@ void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
                      .kv = &kv,
                      .scale = 1.0f / std::sqrt(static_cast<float>(arch.head_dim)),
                      .out = attended});
-  linear(backend, weights.attention_out, attended, hidden, /*accumulate=*/true);
+  apply_linear(backend, weights.attention_out, attended, hidden, /*accumulate=*/true);
 }
 
 void DecoderLayer::feed_forward(const MatrixView& hidden) const {
   const MatrixView normed = workspace.normed(hidden.rows), up = workspace.up(hidden.rows);
   const MatrixView activated = workspace.activated(hidden.rows);
-  norm(arch, backend, weights.ffn_norm, hidden, normed);
-  linear(backend, weights.up, normed, up);
+  apply_norm(arch, backend, weights.ffn_norm, hidden, normed);
+  apply_linear(backend, weights.up, normed, up);
   backend.activation({.kind = arch.activation, .x = up, .y = activated});
-  linear(backend, weights.down, activated, hidden, /*accumulate=*/true);
+  apply_linear(backend, weights.down, activated, hidden, /*accumulate=*/true);
 }
 
 }  // namespace winnow

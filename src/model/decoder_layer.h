@@ -32,6 +32,12 @@ class Workspace {
   Buffer narrow_, wide_, activated_;
 };
 
+// y = norm(x), and y = x W^T + bias (y += where `accumulate`), with a model's weights.
+void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
+                const MatrixView& y);
+void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
+                  bool accumulate = false);
+
 struct DecoderLayer {
   const Architecture& arch;
   const LayerWeights& weights;

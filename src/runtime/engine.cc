@@ -12,12 +12,6 @@
 namespace winnow {
 namespace {
 
-std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
-  if (options.device == "cpu") return make_cpu_backend(options.precision, options.threads);
-  if (options.device == "reference") return make_reference_backend(options.precision);
-  fail(ErrorCode::kBadArgument, "--device {}: this build has cpu and reference", options.device);
-}
-
 // "/proc" and cgroup files hold one number or a word such as "max".
 std::int64_t number_in(const std::string& path) {
   std::int64_t value = -1;
@@ -57,6 +51,12 @@ std::int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
+  if (options.device == "cpu") return make_cpu_backend(options.precision, options.threads);
+  if (options.device == "reference") return make_reference_backend(options.precision);
+  fail(ErrorCode::kBadArgument, "--device {}: this build has cpu and reference", options.device);
 }
 
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {

@@ -25,6 +25,9 @@ struct EngineOptions {
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
 };
 
+// The backend that device, precision and threads name. Error(kBadArgument) for a device this build has not.
+std::unique_ptr<Backend> make_backend(const EngineOptions& options);
+
 class Engine {
  public:
   // Throws Error; kOutOfMemory before anything is loaded when the weights cannot fit.

@@ -40,21 +40,9 @@ std::int32_t Session::next_rope_position(const LayerKv& kv) const {
 }
 
 void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
-  const Architecture& arch = engine_.arch();
-  const ModelWeights& weights = engine_.weights();
   const MatrixView normed = workspace_.normed(hidden.rows);
-  engine_.backend().norm(
-      {.kind = arch.norm,
-       .x = hidden,
-       .weight = weights.final_norm.weight.as<float>(),
-       .bias = weights.final_norm.bias.bytes() == 0 ? nullptr : weights.final_norm.bias.as<float>(),
-       .epsilon = arch.norm_epsilon,
-       .y = normed});
-  const Buffer& bias = weights.lm_head.bias;
-  engine_.backend().linear({.x = normed,
-                            .weight = weights.lm_head.weight.get(),
-                            .bias = bias.bytes() == 0 ? nullptr : bias.as<float>(),
-                            .y = logits});
+  apply_norm(engine_.arch(), engine_.backend(), engine_.weights().final_norm, hidden, normed);
+  apply_linear(engine_.backend(), engine_.weights().lm_head, normed, logits);
 }
 
 void Session::decode(TokenId token) {
