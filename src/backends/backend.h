@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/block_plan.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
 
@@ -105,14 +106,45 @@ struct RopeAppendParams {
   LayerKv* kv = nullptr;
 };
 
-// Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i].
-// query_rows ascend strictly.
+// Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i], and of
+// these only the ones in the plan's blocks. query_rows ascend strictly. A query that is left with no row gets
+// zeros.
 struct AttentionParams {
   MatrixView q;                              // [rows, heads * head_dim] compute dtype
   std::span<const std::int64_t> query_rows;  // [rows]
   const LayerKv* kv = nullptr;
-  float scale = 1.0f;  // usually 1 / sqrt(head_dim)
-  MatrixView out;      // [rows, heads * head_dim] compute dtype
+  float scale = 1.0f;               // usually 1 / sqrt(head_dim)
+  MatrixView out;                   // [rows, heads * head_dim] compute dtype
+  const BlockPlan* plan = nullptr;  // of these queries; null: everything is computed
+};
+
+// Softmax probabilities of one head: probs[i][j] = share of cache row j for query i, 0 behind its own row.
+struct AttentionProbsParams {
+  MatrixView q;                              // [rows, heads * head_dim] compute dtype
+  std::span<const std::int64_t> query_rows;  // [rows], as in AttentionParams
+  const LayerKv* kv = nullptr;
+  float scale = 1.0f;
+  std::int64_t head = 0;  // query head
+  MatrixView probs;       // [rows, kv->rows] float32, out
+};
+
+// Chooses the blocks of one layer. Made when the layer's keys and all queries of the turn are there; asked
+// for one run of queries after the other, in order. Follows a cache that grows (decode); a cache that loses
+// rows needs a new planner.
+class BlockPlanner {
+ public:
+  virtual ~BlockPlanner() = default;
+  // q [rows, heads * head_dim], query_rows [rows], as in AttentionParams. Replaces what `plan` held.
+  virtual void plan(const MatrixView& q, std::span<const std::int64_t> query_rows, BlockPlan& plan) = 0;
+};
+
+struct BlockPlannerParams {
+  BlockRule rule;
+  std::vector<float> thresholds;  // [heads] of the model
+  const LayerKv* kv = nullptr;    // must outlive the planner
+  float scale = 1.0f;
+  std::int64_t dense_from_row = -1;  // queries at this cache row or behind it see everything; -1: none
+  MatrixView last_q;  // [n <= 64, heads * head_dim] the turn's last queries, those at the cache's last rows
 };
 
 enum class HeadReduction : std::uint8_t { kMax, kMean };
@@ -156,6 +188,8 @@ class Backend {
   virtual void linear(const LinearParams& params) = 0;
   virtual void rope_append(const RopeAppendParams& params) = 0;
   virtual void attention(const AttentionParams& params) = 0;
+  virtual void attention_probs(const AttentionProbsParams& params) = 0;
+  virtual std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params) = 0;
   virtual void window_scores(const WindowScoresParams& params) = 0;
   virtual void activation(const ActivationParams& params) = 0;
 

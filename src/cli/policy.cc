@@ -44,7 +44,7 @@ int check(const PolicyCheckOptions& options) {
   if (!options.model.model.empty() || !options.model.random_weights.empty()) {
     const Architecture arch = read_architecture(*open_source(options.model));
     check_policy(policy, facts_of(arch), options.file);
-    if (!policy.dense()) check_scorer(policy, arch);
+    if (policy.prunes()) check_scorer(policy, arch);
     lengths = example_lengths(arch.context);
     fits = fmt::format("{} ({} layers)", arch.name, arch.layers);
   } else if (!policy.model_name.empty()) {
@@ -55,7 +55,7 @@ int check(const PolicyCheckOptions& options) {
     return 0;
   }
   fmt::print("{}: valid\nmodel: {}\nscorer: {}\n", options.file, fits, scorer_name(policy.tokens.scorer));
-  fmt::print("{}", policy.dense() ? "no stages: nothing is pruned\n" : stage_table(policy, lengths));
+  fmt::print("{}", !policy.prunes() ? "no stages: nothing is pruned\n" : stage_table(policy, lengths));
   return 0;
 }
 

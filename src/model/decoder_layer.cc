@@ -63,13 +63,15 @@ void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::in
 }
 
 void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
-                          std::span<const std::int64_t> query_rows, const LayerKv& kv) const {
+                          std::span<const std::int64_t> query_rows, const LayerKv& kv,
+                          const BlockPlan* plan) const {
   const MatrixView attended = workspace.attended(hidden.rows);
   backend.attention({.q = q,
                      .query_rows = query_rows,
                      .kv = &kv,
                      .scale = 1.0f / std::sqrt(static_cast<float>(arch.head_dim)),
-                     .out = attended});
+                     .out = attended,
+                     .plan = plan});
   apply_linear(backend, weights.attention_out, attended, hidden, /*accumulate=*/true);
 }
 

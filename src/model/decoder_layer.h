@@ -48,9 +48,9 @@ struct DecoderLayer {
   // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`.
   void project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
                    LayerKv& kv) const;
-  // hidden += W_o attention(q, kv); query i sits at cache row query_rows[i].
+  // hidden += W_o attention(q, kv); query i sits at cache row query_rows[i]. `plan` null: dense.
   void attend(const MatrixView& hidden, const MatrixView& q, std::span<const std::int64_t> query_rows,
-              const LayerKv& kv) const;
+              const LayerKv& kv, const BlockPlan* plan) const;
   // hidden += ffn(norm(hidden)).
   void feed_forward(const MatrixView& hidden) const;
 };

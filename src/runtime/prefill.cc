@@ -23,7 +23,7 @@ struct Session::Turn {
   std::int64_t first_position = 0;        // of the turn's first token
   std::vector<std::int64_t> rows_before;  // [layers] cache rows of earlier turns
   PositionMode positions_before{};        // of the turn before
-  std::unique_ptr<Scorer> scorer;         // null when the policy is dense
+  std::unique_ptr<Scorer> scorer;         // null when nothing is pruned, or the caller scores
   std::vector<Stage>::const_iterator next_stage;
 
   std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
@@ -33,6 +33,7 @@ struct Session::Turn {
   MatrixView hidden_view, q_view;  // of the tokens alive
   std::vector<std::int64_t> query_rows;  // [alive] this layer's cache rows of the tokens alive
 
+  bool scores_need_hidden() const { return scorer && scorer->needs_hidden(); }
   bool stage_at(std::int64_t layer) const {
     return next_stage != policy.tokens.stages.end() && next_stage->layer == layer;
   }
@@ -48,7 +49,8 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   Turn turn(policy, options);
   turn.prompt_tokens = count;
   turn.first_position = next_position_;
-  if (!policy.dense()) turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
+  if (policy.prunes() && !options.stage_scores)
+    turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
   turn.alive.resize(tokens.size());
   std::iota(turn.alive.begin(), turn.alive.end(), 0);
   turn.hidden = backend.allocate(count * arch.model_dim * 4);
@@ -110,7 +112,7 @@ bool Session::run_layers(Turn& turn) {
     }
     // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this
     // layer.
-    if (turn.stage_at(i + 1) && !turn.scorer->needs_hidden()) prune(turn, *turn.next_stage++);
+    if (turn.stage_at(i + 1) && !turn.scores_need_hidden()) prune(turn, *turn.next_stage++);
     finish_layer(turn, i);
   }
   if (turn.options.progress) turn.options.progress(1.0);
@@ -125,13 +127,17 @@ void Session::prune(Turn& turn, const Stage& stage) {
   std::vector<std::int32_t> positions(turn.alive);
   for (std::int32_t& position : positions) position += static_cast<std::int32_t>(turn.first_position);
   std::vector<float> scores(turn.alive.size());
-  turn.scorer->score({.layer = stage.layer,
-                      .positions = positions,
-                      .kv = &kv_[stage.layer - 1],
-                      .q = turn.q_view,
-                      .attention_scale = 1.0f / std::sqrt(static_cast<float>(engine_.arch().head_dim)),
-                      .hidden = turn.hidden_view},
-                     scores);
+  if (turn.options.stage_scores) {
+    turn.options.stage_scores(stage.layer, positions, scores);
+  } else {
+    turn.scorer->score({.layer = stage.layer,
+                        .positions = positions,
+                        .kv = &kv_[stage.layer - 1],
+                        .q = turn.q_view,
+                        .attention_scale = attention_scale(),
+                        .hidden = turn.hidden_view},
+                       scores);
+  }
   StageRecord record;
   const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
   record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
@@ -156,14 +162,19 @@ void Session::prune(Turn& turn, const Stage& stage) {
 void Session::finish_layer(Turn& turn, std::int64_t index) {
   const Architecture& arch = engine_.arch();
   const auto rows = static_cast<std::int64_t>(turn.alive.size());
-  const bool last_token_only = index == arch.layers - 1 && !turn.options.all_logits;
+  const bool last_token_only =
+      index == arch.layers - 1 && !turn.options.all_logits && !turn.options.observe_attention;
   const DecoderLayer step = layer(index);
   const LayerKv& kv = kv_[index];
   const std::span<const std::int64_t> query_rows(turn.query_rows);
   for (std::int64_t begin = last_token_only ? rows - 1 : 0; begin < rows; begin += kChunkRows) {
     const std::int64_t chunk = std::min(kChunkRows, rows - begin);
-    const MatrixView hidden = turn.hidden_view.slice(begin, chunk);
-    step.attend(hidden, turn.q_view.slice(begin, chunk), query_rows.subspan(begin, chunk), kv);
+    const MatrixView hidden = turn.hidden_view.slice(begin, chunk), q = turn.q_view.slice(begin, chunk);
+    const std::span<const std::int64_t> rows_of_chunk = query_rows.subspan(begin, chunk);
+    if (turn.options.observe_attention) {
+      turn.options.observe_attention({index, q, rows_of_chunk, &kv, attention_scale()});
+    }
+    step.attend(hidden, q, rows_of_chunk, kv, nullptr);
     step.feed_forward(hidden);
   }
   count_work(turn, index, last_token_only ? query_rows.last(1) : query_rows);
@@ -232,7 +243,7 @@ void Session::forget(const Turn& turn) {
 
 void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
   if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
-  if (!policy.dense() && policy.tokens.protect_tail_min < 1) {
+  if (policy.prunes() && policy.tokens.protect_tail_min < 1) {
     fail(ErrorCode::kBadArgument,
          "policy {}: protect_tail.min must be at least 1: the answer begins after the last token",
          policy.name);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "core/check.h"
 #include "runtime/prefill_plan.h"
@@ -39,6 +40,10 @@ std::int32_t Session::next_rope_position(const LayerKv& kv) const {
   return kv.rows == 0 ? 0 : kv.positions.back() + 1;
 }
 
+float Session::attention_scale() const {
+  return 1.0f / std::sqrt(static_cast<float>(engine_.arch().head_dim));
+}
+
 void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
   const MatrixView normed = workspace_.normed(hidden.rows);
   apply_norm(engine_.arch(), engine_.backend(), engine_.weights().final_norm, hidden, normed);
@@ -67,7 +72,7 @@ void Session::decode(TokenId token) {
     const std::int64_t row = kv.rows;
     const DecoderLayer step = layer(i);
     step.project_qkv(hidden, {&position, 1}, q, kv);
-    step.attend(hidden, q, {&row, 1}, kv);
+    step.attend(hidden, q, {&row, 1}, kv, nullptr);
     step.feed_forward(hidden);
     decode_stats_.kv_bytes += static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows));
     decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim() * kv.rows);

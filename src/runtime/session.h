@@ -16,6 +16,15 @@
 
 namespace winnow {
 
+// What attention is about to be computed: one chunk of queries of one layer.
+struct AttentionView {
+  std::int64_t layer = 0;
+  MatrixView q;                              // [rows, q_dim] rotated, compute dtype
+  std::span<const std::int64_t> query_rows;  // [rows] cache rows of the queries
+  const LayerKv* kv = nullptr;
+  float scale = 1.0f;
+};
+
 struct PrefillOptions {
   std::int64_t reserve_tokens = 128;     // room in the caches for this many decoded tokens
   std::function<void(double)> progress;  // share done, 0..1; may be empty
@@ -24,6 +33,12 @@ struct PrefillOptions {
   // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full
   // lm_head; for evaluation and tests. Empty: only the last token's logits are computed.
   std::function<void(std::int64_t, const MatrixView&)> all_logits;
+  // Sees every chunk of every layer before its attention; all rows of the last layer are computed then. For
+  // analysis. Empty: nothing is observed.
+  std::function<void(const AttentionView&)> observe_attention;
+  // Gives a stage's tokens their scores in place of the policy's scorer: (stage's layer, places in the
+  // conversation [tokens], scores [tokens] out). For experiments (the scorer oracle). Empty: the policy's.
+  std::function<void(std::int64_t, std::span<const std::int32_t>, std::span<float>)> stage_scores;
 };
 
 class Session {
@@ -66,6 +81,7 @@ class Session {
   void logits_of(const MatrixView& hidden, const MatrixView& logits);
   std::int32_t next_rope_position(const LayerKv& kv) const;
   DecoderLayer layer(std::int64_t index) const;
+  float attention_scale() const;
 
   const Engine& engine_;
   std::vector<LayerKv> kv_;  // [layers]

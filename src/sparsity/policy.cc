@@ -120,17 +120,10 @@ void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string&
 
 }  // namespace
 
-bool is_scorer_name(std::string_view name) {
-  return name == "oracle" || find_named<ScorerKind>(kScorers, name) != nullptr;
-}
+bool is_scorer_name(std::string_view name) { return find_named<ScorerKind>(kScorers, name) != nullptr; }
 
 ScorerKind scorer_from_name(std::string_view name, const std::string& where, ErrorCode unknown) {
   if (const ScorerKind* kind = find_named<ScorerKind>(kScorers, name)) return *kind;
-  if (name == "oracle") {
-    fail(ErrorCode::kUnsupported,
-         "{}: the scorer oracle is known to the format, but this release cannot run it; use {}", where,
-         scorer_names());
-  }
   fail(unknown, "{}: unknown scorer \"{}\"; known: {}", where, printable(name), scorer_names());
 }
 

@@ -12,7 +12,7 @@
 
 namespace winnow {
 
-enum class ScorerKind : std::uint8_t { kAttention, kRecency, kRandom, kNorm, kLearned };
+enum class ScorerKind : std::uint8_t { kAttention, kRecency, kRandom, kNorm, kLearned, kOracle };
 enum class PositionMode : std::uint8_t { kOriginal, kCompact };
 enum class KvMode : std::uint8_t { kOwn, kFinal };
 
@@ -40,14 +40,44 @@ struct TokenPolicy {
   KvMode kv = KvMode::kOwn;
 };
 
+enum class SelectorKind : std::uint8_t {
+  kDense,
+  kExactMass,  // probabilities, criterion mass
+  kThreshold,  // probabilities, criterion maximum
+  kAntidiagonal,
+  kPooled,
+  kVerticalSlash,
+  kLocal,
+};
+enum class DecodeMode : std::uint8_t { kDense, kSelected };
+
+// Which blocks of attention are computed. `rule` follows from the selector, which fixes its estimator.
+struct AttentionPolicy {
+  SelectorKind selector = SelectorKind::kDense;
+  BlockRule rule;
+  std::vector<std::vector<float>> thresholds{{0.95f}};  // [1][1], [layers][1] or [layers][heads]
+  std::int64_t dense_last_tokens = 0;                   // the turn's last queries see everything
+  std::int64_t dense_first_layers = 0;
+  DecodeMode decode = DecodeMode::kDense;
+  bool gate = true;  // false: blocks are skipped even where the dense kernel would be faster
+
+  bool dense() const { return selector == SelectorKind::kDense; }
+  float threshold(std::int64_t layer, std::int64_t head) const {
+    const std::vector<float>& row = thresholds.size() == 1 ? thresholds[0] : thresholds[layer];
+    return row.size() == 1 ? row[0] : row[head];
+  }
+};
+
 struct Policy {
   std::string name = "dense";  // preset or file, for tables
   TokenPolicy tokens;
+  AttentionPolicy attention;
   std::string model_name, shape_hash;  // of the model it was made for; empty: any
   std::optional<std::int64_t> model_layers;
   nlohmann::json measured;  // what calibration found; informative
 
-  bool dense() const { return tokens.stages.empty(); }
+  bool prunes() const { return !tokens.stages.empty(); }
+  bool dense() const { return !prunes() && attention.dense(); }
 };
 
 // The model facts a policy is checked against.

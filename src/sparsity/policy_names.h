@@ -16,18 +16,15 @@ struct NamedValue {
   T value;
 };
 
-// Scorers that this release runs; the format knows "oracle" besides (it looks at the answer, so it exists in
-// experiments only).
+// "oracle" looks at the answer: it exists in experiments (winnow eval) only.
 inline constexpr NamedValue<ScorerKind> kScorers[] = {
     {"attention", ScorerKind::kAttention}, {"recency", ScorerKind::kRecency}, {"random", ScorerKind::kRandom},
-    {"norm", ScorerKind::kNorm},           {"learned", ScorerKind::kLearned},
+    {"norm", ScorerKind::kNorm},           {"learned", ScorerKind::kLearned}, {"oracle", ScorerKind::kOracle},
 };
 
-// True for "oracle" too.
 bool is_scorer_name(std::string_view name);
 
-// Error(kUnsupported) for "oracle", Error(unknown) listing the names for anything else that is no scorer.
-// `where` begins the message.
+// Error(unknown) listing the names for anything that is no scorer. `where` begins the message.
 ScorerKind scorer_from_name(std::string_view name, const std::string& where, ErrorCode unknown);
 
 // nullptr when no value has the name.

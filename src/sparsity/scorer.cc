@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/error.h"
 #include "sparsity/learned_scorer.h"
 #include "sparsity/token_pruner.h"
 
@@ -117,6 +118,9 @@ std::unique_ptr<Scorer> make_plain_scorer(const TokenPolicy& policy, std::int64_
     case ScorerKind::kRandom: return std::make_unique<RandomScorer>(policy.seed);
     case ScorerKind::kNorm: return std::make_unique<NormScorer>(backend);
     case ScorerKind::kLearned: return make_learned_scorer(policy, model_dim, backend);
+    case ScorerKind::kOracle:
+      fail(ErrorCode::kUnsupported,
+           "the scorer oracle looks at the text that follows the prompt: only winnow eval can run it");
   }
   check(false, "make_scorer: a known scorer");
   return nullptr;

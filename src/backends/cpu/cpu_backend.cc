@@ -6,6 +6,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/attention.h"
+#include "backends/cpu/block_planner.h"
 #include "backends/cpu/gemm_onednn.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
@@ -54,6 +55,12 @@ class CpuBackend final : public Backend {
 
   void attention(const AttentionParams& p) override {
     cpu::attention(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
+  }
+  void attention_probs(const AttentionProbsParams& p) override {
+    cpu::attention_probs(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
+  }
+  std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& p) override {
+    return cpu::make_planner(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
   }
   void window_scores(const WindowScoresParams& p) override {
     cpu::window_scores(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);

@@ -63,6 +63,10 @@ class ReferenceBackend final : public Backend {
     check(params.q.dtype == compute_dtype(), "attention: q is of the compute dtype");
     reference::attention(params);
   }
+  void attention_probs(const AttentionProbsParams& params) override { reference::attention_probs(params); }
+  std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params) override {
+    return reference::make_planner(params);
+  }
   void window_scores(const WindowScoresParams& params) override {
     check(params.q.dtype == compute_dtype(), "window_scores: q is of the compute dtype");
     reference::window_scores(params);

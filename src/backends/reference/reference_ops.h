@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "backends/backend.h"
@@ -20,6 +21,8 @@ void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows);
 
 void rope_append(const RopeAppendParams& params);
 void attention(const AttentionParams& params);
+void attention_probs(const AttentionProbsParams& params);
+std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params);
 void window_scores(const WindowScoresParams& params);
 
 }  // namespace winnow::reference

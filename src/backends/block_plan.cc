@@ -1,0 +1,61 @@
+#include "backends/block_plan.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace winnow {
+namespace {
+
+std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
+
+}  // namespace
+
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows) {
+  PlanWork work;
+  const auto queries = static_cast<std::int64_t>(query_rows.size());
+  for (const std::int64_t row : query_rows) work.causal += static_cast<double>(row + 1);
+  if (plan.heads == 0) return work;
+  for (std::int64_t head = 0; head < plan.heads; ++head) {
+    for (std::int64_t i = 0; i < plan.query_blocks; ++i) {
+      const std::span<const std::int64_t> rows =
+          query_rows.subspan(i * plan.q_block, std::min(plan.q_block, queries - i * plan.q_block));
+      for (const std::int32_t block : plan.row(head, i)) {
+        const std::int64_t first = block * plan.k_block, end = first + plan.k_block;
+        if (end <= rows.front() + 1) {
+          work.computed += static_cast<double>(plan.k_block) * static_cast<double>(rows.size());
+          continue;
+        }
+        for (const std::int64_t row : rows) {
+          work.computed += static_cast<double>(std::clamp<std::int64_t>(row + 1 - first, 0, plan.k_block));
+        }
+      }
+    }
+  }
+  work.computed /= static_cast<double>(plan.heads);
+  return work;
+}
+
+BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,
+                    std::span<const std::int64_t> query_rows) {
+  check(q_block > 0 && k_block > 0 && heads > 0, "full_plan: blocks and heads are positive");
+  const auto queries = static_cast<std::int64_t>(query_rows.size());
+  BlockPlan plan;
+  plan.q_block = q_block;
+  plan.k_block = k_block;
+  plan.heads = heads;
+  plan.query_blocks = blocks_of(queries, q_block);
+  plan.offsets.push_back(0);
+  for (std::int64_t head = 0; head < heads; ++head) {
+    for (std::int64_t i = 0; i < plan.query_blocks; ++i) {
+      const std::int64_t last = query_rows[std::min(queries, (i + 1) * q_block) - 1];
+      for (std::int64_t block = 0; block * k_block <= last; ++block) {
+        plan.blocks.push_back(static_cast<std::int32_t>(block));
+      }
+      plan.offsets.push_back(static_cast<std::int64_t>(plan.blocks.size()));
+    }
+  }
+  return plan;
+}
+
+}  // namespace winnow
