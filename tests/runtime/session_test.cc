@@ -150,7 +150,7 @@ std::vector<float> prune_after_whole_layers(const Engine& e, std::span<const Tok
     layer.project_qkv(hidden, positions, q, kv);
     std::vector<std::int64_t> rows(static_cast<std::size_t>(hidden.rows));
     std::iota(rows.begin(), rows.end(), 0);
-    layer.attend(hidden, q, rows, kv);
+    layer.attend(hidden, q, rows, kv, nullptr);
     layer.feed_forward(hidden);
   }
   const MatrixView normed = workspace.normed(1);
