@@ -1,6 +1,7 @@
 #include "backends/cpu/gemm_onednn.h"
 
 #include <algorithm>
+#include <cstring>
 #include <dnnl.hpp>
 #include <map>
 #include <mutex>
@@ -19,6 +20,10 @@ using dnnl::memory;
 // Below this many rows per thread a product is split by output feature instead of by row: reading the weights
 // decides its time then, and every thread should read its own part of them.
 constexpr std::int64_t kMinRowsPerThread = 64;
+// oneDNN makes (and compiles) a primitive for every number of rows, about a millisecond each, and pruned
+// prompts have any number at every stage. So products are made of pieces: a multiple of kLargePiece rows, and
+// a rest that is padded to a multiple of kSmallPiece in a copy.
+constexpr std::int64_t kLargePiece = 64, kSmallPiece = 16;
 // Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that
 // layout.
 constexpr std::int64_t kPackRows = 256;
@@ -82,6 +87,7 @@ struct Gemm::Impl {
   std::map<ProductKey, Product> products;
   std::vector<dnnl::stream> streams;  // one a thread
   std::vector<Buffer> scratchpads;    // one a thread, grown to the largest product seen
+  std::vector<Buffer> padded;         // one a thread: x and y of a padded rest
 
   dnnl::matmul::primitive_desc describe(const ProductKey& key, const memory::desc& weights) const {
     const ThreadsForNewPrimitives scope(key.threads);
@@ -115,10 +121,15 @@ struct Gemm::Impl {
     if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
   }
 
-  void execute(const Product& product, const LinearParams& params, std::int64_t begin, std::int64_t rows,
-               int thread) {
+  // y = x W^T + bias (y += if key.accumulate) on `threads` threads of oneDNN's, by the given thread of ours.
+  void execute(const LinearParams& params, const MatrixView& x, const MatrixView& y, bool accumulate,
+               int threads, int thread) {
     const auto& weight = static_cast<const PackedWeight&>(*params.weight);
-    const MatrixView x = params.x.slice(begin, rows), y = params.y.slice(begin, rows);
+    const ProductKey key{x.rows,  weight.in_features(), weight.out_features(),
+                         y.dtype, accumulate,           params.bias != nullptr,
+                         threads};
+    const Product& product = this->product(key, weight.packed().get_desc());
+    reserve_scratchpad(thread, product);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, memory(product.desc.src_desc(), engine, x.data)},
         {DNNL_ARG_WEIGHTS, weight.packed()},
@@ -131,6 +142,40 @@ struct Gemm::Impl {
     product.primitive.execute(streams[thread], arguments);
     streams[thread].wait();
   }
+
+  // Rows [begin, begin + rows), of a number that is no multiple of kSmallPiece, by way of a padded copy.
+  void execute_padded(const LinearParams& params, std::int64_t begin, std::int64_t rows, int threads,
+                      int thread) {
+    const std::int64_t padded_rows = (rows + kSmallPiece - 1) / kSmallPiece * kSmallPiece;
+    const MatrixView x = params.x.slice(begin, rows), y = params.y.slice(begin, rows);
+    const std::int64_t x_bytes = padded_rows * x.row_bytes(), y_bytes = padded_rows * y.row_bytes();
+    Buffer& buffer = padded[thread];
+    if (buffer.bytes() < x_bytes + y_bytes) buffer = Buffer::host(x_bytes + y_bytes);
+    std::byte* x_copy = buffer.as<>();
+    std::byte* y_copy = x_copy + x_bytes;
+    std::memcpy(x_copy, x.data, static_cast<std::size_t>(rows * x.row_bytes()));
+    std::memset(x_copy + rows * x.row_bytes(), 0, static_cast<std::size_t>(x_bytes - rows * x.row_bytes()));
+    if (params.accumulate) std::memcpy(y_copy, y.data, static_cast<std::size_t>(rows * y.row_bytes()));
+    execute(params, {x_copy, x.dtype, padded_rows, x.cols}, {y_copy, y.dtype, padded_rows, y.cols},
+            params.accumulate, threads, thread);
+    std::memcpy(y.data, y_copy, static_cast<std::size_t>(rows * y.row_bytes()));
+  }
+
+  void execute_rows(const LinearParams& params, std::int64_t begin, std::int64_t rows, int threads,
+                    int thread) {
+    const auto direct = [&](std::int64_t first, std::int64_t count) {
+      execute(params, params.x.slice(first, count), params.y.slice(first, count), params.accumulate, threads,
+              thread);
+    };
+    const std::int64_t whole = rows / kLargePiece * kLargePiece, rest = rows - whole;
+    if (whole > 0) direct(begin, whole);
+    if (rest == 0) return;
+    if (rows == 1 || rest % kSmallPiece == 0) {
+      direct(begin + whole, rest);
+    } else {
+      execute_padded(params, begin + whole, rest, threads, thread);
+    }
+  }
 };
 
 Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
@@ -138,6 +183,7 @@ Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
   impl_->threads = threads;
   for (int t = 0; t < threads; ++t) impl_->streams.emplace_back(impl_->engine);
   impl_->scratchpads.resize(threads);
+  impl_->padded.resize(threads);
 }
 
 Gemm::~Gemm() = default;
@@ -178,24 +224,14 @@ void Gemm::linear(const LinearParams& params) {
   check(!params.accumulate || params.y.dtype == DType::kF32, "linear: only float32 is accumulated into");
   const std::int64_t rows = params.x.rows;
   if (rows == 0) return;
-  const auto key = [&](std::int64_t key_rows, int threads) {
-    return ProductKey{key_rows,       weight.in_features(), weight.out_features(),
-                      params.y.dtype, params.accumulate,    params.bias != nullptr,
-                      threads};
-  };
-  const memory::desc packed_desc = weight.packed().get_desc();
   const int threads = impl_->threads;
   if (rows < kMinRowsPerThread * threads) {
-    const Product& product = impl_->product(key(rows, threads), packed_desc);
-    impl_->reserve_scratchpad(0, product);
-    impl_->execute(product, params, 0, rows, 0);
+    impl_->execute_rows(params, 0, rows, threads, 0);
     return;
   }
   parallel(threads, [&](int thread) {
     const auto [begin, end] = share(rows, thread, threads);
-    const Product& product = impl_->product(key(end - begin, 1), packed_desc);
-    impl_->reserve_scratchpad(thread, product);
-    impl_->execute(product, params, begin, end - begin, thread);
+    impl_->execute_rows(params, begin, end - begin, 1, thread);
   });
 }
 
