@@ -12,27 +12,25 @@
 #include <vector>
 
 #include "core/error.h"
+#include "measures/distribution.h"
+#include "measures/statistics.h"
 #include "runtime/session.h"
 
 namespace winnow {
 namespace {
 
 constexpr std::int64_t kContext = 3840, kContinuation = 256;
+constexpr std::int64_t kPredicted = kContinuation - 1;  // what follows the last token is not known
 
 struct Window {
-  std::vector<float> log_probabilities;  // [kContinuation - 1, vocab]
+  std::vector<float> logits;  // [kContinuation, vocab]
   double cross_entropy = 0;
   double avgtok = 0, prefill_ms = 0;
-};
 
-void to_log_probabilities(float* logits, std::int64_t vocab) {
-  float top = logits[0];
-  for (std::int64_t i = 1; i < vocab; ++i) top = std::max(top, logits[i]);
-  double sum = 0;
-  for (std::int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - top);
-  const float shift = top + static_cast<float>(std::log(sum));
-  for (std::int64_t i = 0; i < vocab; ++i) logits[i] -= shift;
-}
+  std::span<const float> row(std::int64_t index, std::int64_t vocab) const {
+    return std::span(logits).subspan(index * vocab, vocab);
+  }
+};
 
 // Reads the context under the policy, then the continuation densely on top of its caches.
 Window read_window(const Engine& engine, std::span<const TokenId> tokens, const Policy& policy) {
@@ -45,27 +43,23 @@ Window read_window(const Engine& engine, std::span<const TokenId> tokens, const 
   window.avgtok = session.prefill_stats().avgtok();
   window.prefill_ms = session.prefill_stats().ms;
   options.all_logits = [&](std::int64_t, const MatrixView& logits) {
-    window.log_probabilities.insert(window.log_probabilities.end(), logits.row<float>(0),
-                                    logits.row<float>(0) + logits.rows * vocab);
+    window.logits.insert(window.logits.end(), logits.row<float>(0),
+                         logits.row<float>(0) + logits.rows * vocab);
   };
   Policy dense;
   dense.tokens.positions = policy.tokens.positions;
   session.prefill(tokens.subspan(kContext, kContinuation), dense, options);
-  for (std::int64_t i = 0; i + 1 < kContinuation; ++i) {
-    float* row = window.log_probabilities.data() + i * vocab;
-    to_log_probabilities(row, vocab);
-    window.cross_entropy -= row[tokens[kContext + i + 1]] / static_cast<double>(kContinuation - 1);
-  }
+  RunningMean mean;
+  for (std::int64_t i = 0; i < kPredicted; ++i)
+    mean.add(cross_entropy(window.row(i, vocab), tokens[kContext + i + 1]));
+  window.cross_entropy = mean.mean();
   return window;
 }
 
 double kl(const Window& p, const Window& q, std::int64_t vocab) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < (kContinuation - 1) * vocab; ++i) {
-    sum += std::exp(p.log_probabilities[i]) *
-           static_cast<double>(p.log_probabilities[i] - q.log_probabilities[i]);
-  }
-  return sum / static_cast<double>(kContinuation - 1);
+  RunningMean mean;
+  for (std::int64_t i = 0; i < kPredicted; ++i) mean.add(kl_divergence(p.row(i, vocab), q.row(i, vocab)));
+  return mean.mean();
 }
 
 int run(int argc, char** argv) {

@@ -1,4 +1,4 @@
-// GGUF files: reading the directory, every value, and the weights as a model would.
+// GGUF files: reading the directory, every value, the weights as a model would, and the architecture.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "formats/gguf.h"
 #include "formats/gguf_source.h"
+#include "model/architecture.h"
 
 namespace {
 
@@ -51,7 +52,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     GgufFile file(std::as_bytes(bytes), "fuzz.gguf");
     read_metadata(file);
-    read_weights(*winnow::make_gguf_source(std::move(file)));
+    const auto source = winnow::make_gguf_source(std::move(file));
+    read_weights(*source);
+    winnow::read_architecture(*source);
   } catch (const winnow::Error&) {
   }
   return 0;

@@ -16,6 +16,7 @@
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/nfc.h"
+#include "tokenizer/sentencepiece.h"
 #include "tokenizer/utf8.h"
 
 namespace {
@@ -52,7 +53,8 @@ std::unique_ptr<Tokenizer> make_tokenizer(bool qwen2) {
   for (const std::string& rule : rules) {
     spec.merges.push_back(resolve_merge(*spec.vocabulary, rule, spec.merges.size(), spec.source));
   }
-  spec.nfc = qwen2;
+  if (qwen2) spec.normalizer.add_nfc();
+  normalise_added(spec);
   if (!qwen2) spec.pretokenizer.add(winnow::make_digits_splitter(/*individual=*/true));
   spec.pretokenizer.add(qwen2 ? winnow::make_qwen2_splitter(/*max_digits=*/3) : winnow::make_gpt2_splitter());
   spec.chat_template =
@@ -60,6 +62,65 @@ std::unique_ptr<Tokenizer> make_tokenizer(bool qwen2) {
       "'<|im_end|>' + "
       "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
   return std::make_unique<winnow::BpeTokenizer>(std::move(spec));
+}
+
+// As Llama 2: pieces of some letters, all bytes, a user-defined token, a token with a space inside.
+std::unique_ptr<Tokenizer> make_sentence_pieces() {
+  using winnow::PieceType;
+  winnow::SentencePieces pieces;
+  const auto add = [&](const std::string& spelling, float score, PieceType type) {
+    pieces.spellings.push_back(spelling);
+    pieces.scores.push_back(score);
+    pieces.types.push_back(type);
+  };
+  const std::string space(winnow::kSpaceSign);
+  add("<unk>", 0, PieceType::kUnknown);
+  add("<s>", 0, PieceType::kControl);
+  add("</s>", 0, PieceType::kControl);
+  for (int byte = 0; byte < 256; ++byte) {
+    add(winnow::byte_token(static_cast<unsigned char>(byte)), 0, PieceType::kByte);
+  }
+  add("<x>", 0, PieceType::kUserDefined);
+  float score = 0;
+  for (const std::string& piece : {std::string("a"), std::string("b"), space, space + "a", std::string("ab"),
+                                   "b" + space, space + space, std::string("\xC3\xA9z"), std::string("aa")}) {
+    add(piece, score -= 1, PieceType::kNormal);
+  }
+  winnow::TokenizerSpec spec;
+  spec.source = "fuzz";
+  add_sentence_pieces(std::move(pieces), /*dummy_prefix=*/true, spec);
+  spec.begin_of_text = 1;
+  spec.end_of_text = 2;
+  spec.chat_template =
+      "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + "
+      "message['content'] + '[/INST]' }}{% elif message['role'] == 'system' %}{{ '[SYSTEM_PROMPT] ' + "
+      "message['content'] + '[/SYSTEM_PROMPT]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + "
+      "message['content'] + eos_token }}{% else %}{{ raise_exception('Only user, system and assistant roles "
+      "are "
+      "supported!') }}{% endif %}{% endfor %}";
+  return std::make_unique<winnow::BpeTokenizer>(std::move(spec));
+}
+
+void check_control(const Tokenizer& tokenizer, std::string_view content, std::size_t expected) {
+  std::size_t control = 0;
+  for (const auto id :
+       tokenizer.encode_chat({{"user", std::string(content)}}, /*add_generation_prompt=*/true)) {
+    control += tokenizer.is_control(id) ? 1 : 0;
+  }
+  winnow::check(control == expected, "content holds no control tokens");
+}
+
+void fuzz_sentence_pieces(std::string_view text) {
+  static const auto tokenizer = make_sentence_pieces();
+  const auto ids = tokenizer->encode(text, false);
+  const std::string expected = winnow::replace_all(winnow::utf8_repair(text), winnow::kSpaceSign, " ");
+  winnow::check(tokenizer->decode(ids, false) == expected, "ids of SentencePiece decode to the text");
+  winnow::TokenStream stream(*tokenizer, /*begins_text=*/true);
+  std::string streamed;
+  for (const auto id : ids) streamed += stream.push(id);
+  winnow::check(streamed + stream.finish() == expected, "a stream gives what decoding gives");
+  tokenizer->encode(text, true);
+  check_control(*tokenizer, text, 1);
 }
 
 void check_stream(std::string_view text) {
@@ -81,11 +142,8 @@ void fuzz_text(std::string_view text) {
   const std::string normalized = winnow::nfc(repaired);
   winnow::check(winnow::nfc(normalized) == normalized, "NFC changes nothing the second time");
   qwen2->encode(text, true);
-  std::size_t control = 0;
-  for (const auto id : qwen2->encode_chat({{"user", std::string(text)}}, /*add_generation_prompt=*/true)) {
-    control += qwen2->is_control(id) ? 1 : 0;
-  }
-  winnow::check(control == 3, "content holds no control tokens");
+  check_control(*qwen2, text, 3);
+  fuzz_sentence_pieces(text);
   check_stream(text);
 }
 

@@ -23,6 +23,7 @@ CONFINED = {
     "hwy/": ["backends/cpu/"],
     "pcre2.h": ["tokenizer/"],
     "CLI/": ["cli/"],
+    "png.h": ["analysis/"],
     "gtest/": [],
     "benchmark/": [],
 }

@@ -21,9 +21,11 @@ cmake --build --preset fuzz --target "${targets[@]}"
 seeds_of() {  # TARGET: paths of small valid inputs
   case "$1" in
     gguf_fuzz) find "$GOLDEN/formats" -name '*.gguf' ;;
+    gguf_blocks_fuzz) find "$GOLDEN/formats" -name '*.blocks' ;;
     safetensors_fuzz) find "$GOLDEN/formats" "$GOLDEN/scorers" -name '*.safetensors' ;;
     hf_config_fuzz) find "$GOLDEN" -name config.json ;;
     tokenizer_fuzz) find "$GOLDEN/tokenizer/tiny" -name tokenizer.json ;;
+    tokenizer_model_fuzz) find "$GOLDEN/tokenizer" -name tokenizer.model ;;
     policy_fuzz) find policies -name '*.json' ;;
   esac
 }

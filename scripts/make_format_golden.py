@@ -5,6 +5,8 @@ Needs the PyPI packages gguf, numpy, safetensors and torch (for bfloat16). The o
 
 - <type>.blocks, <type>.f32: raw tensor bytes and the floats `gguf` makes of them (random blocks, extreme scales)
 - tiny_llama.gguf, tiny_gpt2.gguf: written by GGUFWriter; tiny_llama's q and k are permuted as llama.cpp does
+- types.gguf: a matrix of every quantised type
+- split/tiny-0000?-of-00003.gguf: tiny_llama.gguf in three parts
 - llama_hf/: one safetensors file; gpt2_hf/: two shards with an index, Conv1D weights
 
 Element [r, c] of the matrix named by `value(seed, r, c)` is computable, so the tests need no copy of the weights.
@@ -39,29 +41,60 @@ def permute(weights, heads):
             .swapaxes(1, 2).reshape(weights.shape))
 
 
+# Where in a block the half-precision scales are.
+HALVES = {Q.Q4_0: (0,), Q.Q4_1: (0, 2), Q.Q8_0: (0,), Q.Q5_0: (0,), Q.Q5_1: (0, 2), Q.IQ4_NL: (0,), Q.Q2_K: (80, 82),
+          Q.Q3_K: (108,), Q.Q4_K: (0, 2), Q.Q5_K: (0, 2), Q.Q6_K: (208,)}
+
+
+def save_blocks(out, kind, blocks, floats):
+    blocks.tofile(out / f"{kind.name.lower()}.blocks")
+    floats.astype(np.float32).tofile(out / f"{kind.name.lower()}.f32")
+
+
+def make_q8_k(rng):
+    """gguf does not dequantise Q8_K: a float scale, 256 signed bytes and 16 sums of them."""
+    blocks = rng.integers(0, 256, (16, gguf.GGML_QUANT_SIZES[Q.Q8_K][1]), dtype=np.uint8)
+    scales = (rng.standard_normal((16, 1)) * 0.05).astype(np.float32)
+    scales[:3, 0] = (0, 1e-42, 3e38)
+    blocks[:, :4] = scales.view(np.uint8)
+    with np.errstate(all="ignore"):
+        return blocks, scales * np.ascontiguousarray(blocks[:, 4:260]).view(np.int8).astype(np.float32)
+
+
+EXTREME = np.array([0x0000, 0x8000, 0x0001, 0x8001, 0x03ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00], np.uint16)
+
+
+def write_quantised(out, rng, kind):
+    block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    count = 48 if block_elements == 32 else 16
+    blocks = rng.integers(0, 256, (count, block_bytes), dtype=np.uint8)
+    for i, offset in enumerate(HALVES[kind]):
+        half = (rng.standard_normal(count) * 0.05).astype(np.float16)
+        half[:EXTREME.size] = np.roll(EXTREME, i).view(np.float16)
+        blocks[:, offset:offset + 2] = half.view(np.uint8).reshape(count, 2)
+    with np.errstate(all="ignore"):
+        save_blocks(out, kind, blocks, gguf.dequantize(blocks.reshape(-1), kind))
+
+
+def write_plain(out, rng):
+    half = np.concatenate([EXTREME, rng.integers(0, 65536, 502, dtype=np.uint16)])
+    for kind in (Q.F16, Q.BF16):
+        raw = half.view(np.float16) if kind == Q.F16 else half.view(np.uint8)
+        save_blocks(out, kind, half, gguf.dequantize(raw, kind))
+
+
 def write_blocks(out):
     rng = np.random.default_rng(7)
-    extreme = np.array([0x0000, 0x8000, 0x0001, 0x8001, 0x03ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00], np.uint16)
-    for kind, scales in ((Q.Q4_0, 1), (Q.Q4_1, 2), (Q.Q8_0, 1)):
-        block_bytes = gguf.GGML_QUANT_SIZES[kind][1]
-        blocks = rng.integers(0, 256, (48, block_bytes), dtype=np.uint8)
-        for i in range(scales):
-            half = (rng.standard_normal(48) * 0.05).astype(np.float16)
-            half[:extreme.size] = np.roll(extreme, i).view(np.float16)
-            blocks[:, 2 * i:2 * i + 2] = half.view(np.uint8).reshape(48, 2)
-        with np.errstate(all="ignore"):
-            floats = gguf.dequantize(blocks.reshape(-1), kind)
-        blocks.tofile(out / f"{kind.name.lower()}.blocks")
-        floats.astype(np.float32).tofile(out / f"{kind.name.lower()}.f32")
-    half = np.concatenate([extreme, rng.integers(0, 65536, 502, dtype=np.uint16)])
-    for kind, name in ((Q.F16, "f16"), (Q.BF16, "bf16")):
-        half.tofile(out / f"{name}.blocks")
-        raw = half.view(np.float16) if kind == Q.F16 else half.view(np.uint8)
-        gguf.dequantize(raw, kind).astype(np.float32).tofile(out / f"{name}.f32")
+    for kind in (Q.Q4_0, Q.Q4_1, Q.Q8_0):
+        write_quantised(out, rng, kind)
+    write_plain(out, rng)
+    for kind in (Q.Q5_0, Q.Q5_1, Q.IQ4_NL, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K):
+        write_quantised(out, rng, kind)
+    save_blocks(out, Q.Q8_K, *make_q8_k(rng))
 
 
-def write_llama(out):
-    w = gguf.GGUFWriter(out / "tiny_llama.gguf", "llama")
+def write_llama(path, **split):
+    w = gguf.GGUFWriter(path, "llama", **split)
     w.add_name("tiny llama")
     w.add_context_length(128)
     w.add_embedding_length(HIDDEN)
@@ -88,6 +121,24 @@ def write_llama(out):
     bf16 = gguf.quantize(value(10, FFN, HIDDEN), Q.BF16)
     w.add_tensor(b + "ffn_up.weight", bf16, raw_dtype=Q.BF16)
     w.add_tensor(b + "ffn_down.weight", value(11, HIDDEN, FFN))
+    finish(w)
+
+
+def write_types(out):
+    """A model's file with one tensor of every quantised type: rows of 256, from the .blocks files."""
+    w = gguf.GGUFWriter(out / "types.gguf", "llama")
+    w.add_context_length(16)
+    w.add_embedding_length(256)
+    w.add_block_count(1)
+    w.add_feed_forward_length(256)
+    w.add_head_count(2)
+    w.add_vocab_size(4)
+    w.add_layer_norm_rms_eps(1e-5)
+    for layer, kind in enumerate((*HALVES, Q.Q8_K)):
+        block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        row_bytes = 256 // block_elements * block_bytes
+        blocks = np.fromfile(out / f"{kind.name.lower()}.blocks", dtype=np.uint8)[:4 * row_bytes]
+        w.add_tensor(f"blk.{layer}.ffn_down.weight", blocks.reshape(4, row_bytes), raw_dtype=kind)
     finish(w)
 
 
@@ -161,7 +212,10 @@ def main():
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     write_blocks(out)
-    write_llama(out)
+    write_llama(out / "tiny_llama.gguf")
+    (out / "split").mkdir(exist_ok=True)
+    write_llama(out / "split" / "tiny.gguf", split_max_tensors=5)
+    write_types(out)
     write_gpt2(out)
     write_hugging_face(out)
 

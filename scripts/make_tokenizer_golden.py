@@ -3,12 +3,13 @@
 
   make_tokenizer_golden.py unicode               writes src/tokenizer/unicode_data.cc
   make_tokenizer_golden.py tiny                  writes tests/golden/tokenizer/tiny/ (a small BPE trained on our text)
+  make_tokenizer_golden.py sentencepiece         writes tests/golden/tokenizer/sp-*/ (small SentencePiece models of it)
   make_tokenizer_golden.py golden SHARED [GGUF]  writes tests/golden/tokenizer/*.json
   make_tokenizer_golden.py speed SHARED [GGUF]   MB/s of the `tokenizers` package on one thread
 
 SHARED is the folder with tokenizers/ (gpt2-vocab.json, gpt2-merges.txt, qwen3-tokenizer.json) and text/
-(wikitext2-*.txt); GGUF the SmolLM2 demo model. Needs the packages tokenizers, transformers, jinja2 and gguf.
-The files were made with tokenizers 0.23.3 and transformers 5.23.0.
+(wikitext2-*.txt); GGUF the SmolLM2 demo model. Needs the packages tokenizers, transformers, jinja2, gguf, sentencepiece
+and protobuf. The files were made with tokenizers 0.23.3, transformers 5.23.0 and sentencepiece 0.2.3.
 """
 
 import json
@@ -222,6 +223,192 @@ def make_tiny():
     write_json(folder / "generation_config.json", {"eos_token_id": [tokenizer.token_to_id("<|im_end|>"), end_of_text]})
 
 
+# ---------------------------------------------------------------- sentencepiece
+
+SPACE_SIGN = "\u2581"
+
+SP_TEXT = TINY_TEXT + [
+    "When a prompt is long, most of its tokens matter little: they are read once and never asked for again.",
+    "She sells sea shells; the shells she sells are sea shells, I'm sure, and sure enough she sells them still.",
+    "  Indented lines begin with spaces,   and some words   stand far apart.",
+    "The quick brown fox jumps over the lazy dog while the other dogs were sleeping, eating or dreaming.",
+    "Numbers: 0 1 2 3 4 5 6 7 8 9 10 11 12 100 1000 1984 2001 2024.",
+    "tokens tokenizer tokenization tokenised untokenized, compute computing computed computer computers",
+    "aaaa aaaaaaaa abababab banana bananas ananas; mississippi; a.b.c, x-y-z, (one), [two], {three}, <four>.",
+]
+
+# Name: options of the trainer. "llama" as Llama 2's and Mistral's, "gemma" as Gemma's, "plain" has no tokens for bytes.
+SP_MODELS = {
+    "llama": {"byte_fallback": True, "vocab_size": 640},
+    "gemma": {
+        "byte_fallback": True,
+        "vocab_size": 700,
+        "add_dummy_prefix": False,
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "eos_piece": "<eos>",
+        "bos_piece": "<bos>",
+        "user_defined_symbols": ["<start_of_turn>", "<end_of_turn>", "\n", "\n\n", "\t", "<td>", "</td>"]
+        + [SPACE_SIGN * n for n in (2, 3, 4, 8)],
+    },
+    "plain": {"byte_fallback": False, "vocab_size": 300},
+}
+
+
+def train_sentencepiece(folder, options):
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SP_TEXT * 4),
+        model_prefix=str(folder / "tokenizer"),
+        **{
+            "model_type": "bpe",
+            "character_coverage": 0.995,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "allow_whitespace_only_pieces": True,
+            "split_digits": True,
+            "hard_vocab_limit": False,
+            "num_threads": 1,
+            "minloglevel": 2,
+            **options,
+        },
+    )
+    (folder / "tokenizer.vocab").unlink()
+    proto = sentencepiece_proto(folder)
+    proto.trainer_spec.ClearField("model_prefix")  # a path of this machine
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def sentencepiece_proto(folder):
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    return proto
+
+
+def make_holes(source, folder):
+    """A model some of whose characters are no pieces, though longer pieces have them; and scores that are equal."""
+    proto = sentencepiece_proto(source)
+    singles = [p for p in proto.pieces if p.type == 1 and len(p.piece) == 1 and p.piece in "aehnorst" + SPACE_SIGN]
+    for number, piece in enumerate(singles):
+        piece.piece = f"<hole{number}>"
+    for number, piece in enumerate(proto.pieces):
+        piece.score = round(piece.score / 7) * 7
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def merges_of_scores(proto):
+    """As transformers' converters derive them."""
+    ids = {p.piece: i for i, p in enumerate(proto.pieces)}
+    merges = []
+    for piece in proto.pieces:
+        parts = [(piece.piece[:i], piece.piece[i:]) for i in range(1, len(piece.piece))]
+        parts = sorted(((a, b) for a, b in parts if a in ids and b in ids), key=lambda x: (ids[x[0]], ids[x[1]]))
+        merges += [(a, b, piece.score) for a, b in parts]
+    merges.sort(key=lambda x: (x[2], len(x[0]), len(x[1])), reverse=True)
+    return [(a, b) for a, b, _ in merges]
+
+
+def sentencepiece_as_json(proto):
+    """The model as a tokenizer of `tokenizers`, without normaliser, pre-tokenizer and decoder."""
+    vocab = {p.piece: i for i, p in enumerate(proto.pieces)}
+    model = models.BPE(vocab, merges_of_scores(proto), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    controls = [p.piece for p in proto.pieces if p.type in (2, 3)]
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in controls])
+    added = [p.piece for p in proto.pieces if p.type == 4]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
+    return tokenizer
+
+
+def sp_decoders(strip):
+    parts = [decoders.Replace(SPACE_SIGN, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if strip else []))
+
+
+def sp_variants():
+    """(name, model, normalizer, pre_tokenizer, decoder) of tokenizer.json files people have."""
+    prepend, replace = normalizers.Prepend(SPACE_SIGN), normalizers.Replace(" ", SPACE_SIGN)
+    metaspace = lambda scheme, split: pre_tokenizers.Metaspace(SPACE_SIGN, prepend_scheme=scheme, split=split)
+    previous = pre_tokenizers.Split(" ", "merged_with_previous")
+    return [
+        ("prepend", "llama", normalizers.Sequence([prepend, replace]), None, sp_decoders(True)),
+        ("metaspace first", "llama", None, metaspace("first", False), sp_decoders(True)),
+        ("metaspace always", "llama", None, metaspace("always", True), decoders.Metaspace(SPACE_SIGN, "always", True)),
+        ("metaspace never", "llama", normalizers.NFC(), metaspace("never", False), sp_decoders(False)),
+        ("gemma", "gemma", replace, previous, sp_decoders(False)),
+    ]
+
+
+def make_sentencepiece():
+    for name, options in SP_MODELS.items():
+        train_sentencepiece(GOLDEN / f"sp-{name}", options)
+    make_holes(GOLDEN / "sp-llama", GOLDEN / "sp-holes")
+
+
+def sp_cases():
+    return hard_cases() + [
+        ("marks", "<s>a</s> b <unk>c<bos>d<eos> <pad><0x0A><0x41>", 1),
+        ("space signs", f"{SPACE_SIGN}x {SPACE_SIGN}{SPACE_SIGN} a{SPACE_SIGN}b {SPACE_SIGN}", 1),
+        ("turns", "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn> model", 1),
+        ("user-defined", "a\n\n\nb\t\tc  d   e    f     g         h <td>x</td> </td>", 1),
+        ("long words", "tokenizationcomputersmississippi", 300),
+        ("sentences", " ".join(SP_TEXT), 1),
+        ("lines", "\n".join(SP_TEXT), 5),
+    ]
+
+
+def encode_sentencepiece(model, text, controls, parse):
+    """The reference never parses control tokens, so the text is cut at them first."""
+    import re
+
+    ids = []
+    pattern = "(" + "|".join(re.escape(c) for c in controls) + ")"
+    for part in re.split(pattern, text) if parse else [text]:
+        ids += [model.piece_to_id(part)] if parse and part in controls else model.encode(part)
+    return ids
+
+
+def golden_sentencepiece(name):
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(GOLDEN / f"sp-{name}" / "tokenizer.model"))
+    controls = [model.id_to_piece(i) for i in range(len(model)) if model.is_control(i) or model.is_unknown(i)]
+    rows = []
+    for case, data, times in sp_cases():
+        text = (data * times if isinstance(data, bytes) else data.encode() * times).decode("utf-8", "replace")
+        row = {key: encode_sentencepiece(model, text, controls, key == "parsed") for key in ("parsed", "plain")}
+        spells_spaces = not model.is_unknown(model.piece_to_id(SPACE_SIGN))
+        if spells_spaces and not any(model.is_unknown(i) for i in row["plain"]):
+            assert model.decode(row["plain"]) == text.replace(SPACE_SIGN, " "), case
+        row = {key: ids if len(ids) <= 200 else summary(ids) for key, ids in row.items()}
+        rows.append(row if row["plain"] != row["parsed"] else {"parsed": row["parsed"]})
+    return rows
+
+
+def golden_sp_variants():
+    """The models as tokenizer.json has them, once, and what each variant puts beside them."""
+    out, bpe = [], {}
+    for name, source, normalizer, pre_tokenizer, decoder in sp_variants():
+        tokenizer = sentencepiece_as_json(sentencepiece_proto(GOLDEN / f"sp-{source}"))
+        if normalizer is not None:
+            tokenizer.normalizer = normalizer
+        if pre_tokenizer is not None:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        tokenizer.decoder = decoder
+        cases = [(n, d.encode() if isinstance(d, str) else d, t) for n, d, t in sp_cases()]
+        parts = json.loads(tokenizer.to_str())
+        bpe[source] = parts.pop("model")
+        out.append({"name": name, "model": source, "parts": parts, "cases": encode_cases(tokenizer, cases)})
+    return {"models": bpe, "variants": out}
+
+
 # ---------------------------------------------------------------- cases
 
 
@@ -341,6 +528,60 @@ VARIANTS = {
 }
 
 
+TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT4O_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK_V3_SPLITS = [
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+]
+
+# tokenizer.ggml.pre: (pre-tokenizer, NFC, ignore_merges) of the models' own tokenizer.json.
+GGUF_PRE = {
+    "gpt-2": (VARIANTS["gpt2"], False, False),
+    "smollm": (VARIANTS["smollm"], False, False),
+    "starcoder": (VARIANTS["smollm"], False, False),
+    "qwen2": (split_then_bytes(QWEN2_SPLIT), True, False),
+    "llama-bpe": (split_then_bytes(LLAMA3_SPLIT), False, True),
+    "tekken": (split_then_bytes(TEKKEN_SPLIT), False, True),
+    "gpt-4o": (split_then_bytes(GPT4O_SPLIT), False, False),
+    "deepseek-v3": (
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(p), "isolated") for p in DEEPSEEK_V3_SPLITS] + [byte_level(False)]
+        ),
+        False,
+        False,
+    ),
+}
+
+
+def golden_gguf():
+    """The tiny tokenizer as converters write it, without a third of its rules, so that ignore_merges shows."""
+    out = {}
+    for name, (pre_tokenizer, nfc, ignore_merges) in GGUF_PRE.items():
+        parts = json.loads((GOLDEN / "tiny" / "tokenizer.json").read_text())
+        parts["normalizer"] = {"type": "NFC"} if nfc else None
+        parts["model"]["ignore_merges"] = ignore_merges
+        parts["model"]["merges"] = [rule for i, rule in enumerate(parts["model"]["merges"]) if i % 3 != 2]
+        for token in parts["added_tokens"]:
+            token.update(single_word=False, lstrip=False, rstrip=False, normalized=False)
+        tokenizer = Tokenizer.from_str(json.dumps(parts))
+        tokenizer.pre_tokenizer = pre_tokenizer
+        part = json.loads(tokenizer.to_str())["pre_tokenizer"]
+        cases = encode_cases(tokenizer, hard_cases())
+        out[name] = {"pre_tokenizer": part, "normalizer": parts["normalizer"], "ignore_merges": ignore_merges, "cases": cases}
+    return out
+
+
 def write_json(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
@@ -368,6 +609,12 @@ def make_golden(shared, gguf_path):
                 for file in ("wikitext2-test.txt", "wikitext2-valid.txt")
             }
         write_json(GOLDEN / f"{name}.json", golden)
+    cases = [(n, d.encode() if isinstance(d, str) else d, t) for n, d, t in sp_cases()]
+    write_json(GOLDEN / "sp-cases.json", {"cases": [{"name": n, "hex": d.hex(), "times": t} for n, d, t in cases]})
+    write_json(GOLDEN / "gguf-pre.json", golden_gguf())
+    for name in [*SP_MODELS, "holes"]:
+        write_json(GOLDEN / f"sp-{name}.json", {"cases": golden_sentencepiece(name)})
+    write_json(GOLDEN / "sp-variants.json", golden_sp_variants())
     make_nfc()
     make_chat(shared)
 
@@ -496,12 +743,276 @@ QWEN3_LATER = """{%- if tools %}
 {%- endif %}"""
 
 
+ALTERNATE = "Conversation roles must alternate user/assistant/user/assistant/..."
+TURNS = (
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('" + ALTERNATE + "') }}{% endif %}"
+)
+
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}" + TURNS
+    + "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    "+ message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+)
+LLAMA3_PROMPT = "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+LLAMA3_IF_PROMPT = "{% if add_generation_prompt %}" + LLAMA3_PROMPT + "{% else %}{{ eos_token }}{% endif %}"
+
+
+# Only what tool calls reach is shortened.
+def llama3_with_date(date, builtin_tools):
+    no_tools = "builtin_tools is defined or tools is not none" if builtin_tools else "tools is not none"
+    builtin = """{%- if builtin_tools is defined %}
+    {{- "Tools: " + builtin_tools | reject('equalto', 'code_interpreter') | join(", ") + "\\n\\n"}}
+{%- endif %}
+"""
+    return (
+        """{{- bos_token }}
+{%- if custom_tools is defined %}
+    {%- set tools = custom_tools %}
+{%- endif %}
+{%- if not tools_in_user_message is defined %}
+    {%- set tools_in_user_message = true %}
+{%- endif %}
+{%- if not date_string is defined %}
+""" + date + """{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+
+{#- This block extracts the system message, so we can slot it into the right place. #}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+
+{#- System message #}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{%- if """ + no_tools + """ %}
+    {{- "Environment: ipython\\n" }}
+{%- endif %}
+""" + (builtin if builtin_tools else "") + """{{- "Cutting Knowledge Date: December 2023\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{%- if tools is not none and not tools_in_user_message %}
+    {{- "You have access to the following functions." }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+
+{#- Custom tools are passed in a user message with some extra guidance #}
+{%- if tools_in_user_message and not tools is none %}
+    {{- "Given the following functions, answer." }}
+{%- endif %}
+
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {{- message.tool_calls[0] | tojson }}
+    {%- elif message.role == "tool" or message.role == "ipython" %}
+        {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}
+        {{- message.content }}
+        {{- "<|eot_id|>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+    )
+
+
+LLAMA3_1 = llama3_with_date('    {%- set date_string = "26 Jul 2024" %}\n', True)
+LLAMA3_2 = llama3_with_date(
+    '    {%- if strftime_now is defined %}\n        {%- set date_string = strftime_now("%d %b %Y") %}\n'
+    '    {%- else %}\n        {%- set date_string = "26 Jul 2024" %}\n    {%- endif %}\n',
+    False,
+)
+
+
+def mistral_first(after_answer):
+    """Mistral 7B Instruct v0.1 and v0.2."""
+    return (
+        "{{ bos_token }}{% for message in messages %}" + TURNS
+        + "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+        "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token" + after_answer + "}}"
+        "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+    )
+
+
+MISTRAL_ROLES = "Only user and assistant roles are supported, with the exception of an initial optional system message!"
+
+MISTRAL_V1 = """{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('After the optional system message, conversation roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {%- if loop.first and system_message is defined %}
+            {{- ' [INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}
+        {%- else %}
+            {{- ' [INST] ' + message['content'] + ' [/INST]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {{- ' ' + message['content'] + eos_token}}
+    {%- else %}
+        {{- raise_exception('""" + MISTRAL_ROLES + """') }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+
+# Only what tool calls reach is shortened.
+def mistral_v3(space, tool_calls, answer):
+    return (
+        """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+
+{#- This block checks for alternating user/assistant messages, skipping tool calling messages #}
+{%- set ns = namespace() %}
+{%- set ns.index = 0 %}
+{%- for message in loop_messages %}
+    {%- if not (message.role == "tool" or message.role == "tool_results" or (message.tool_calls is defined and message.tool_calls is not none)) %}
+        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
+            {{- raise_exception("After the optional system message, conversation roles must alternate user/assistant/user/assistant/...") }}
+        {%- endif %}
+        {%- set ns.index = ns.index + 1 %}
+    {%- endif %}
+{%- endfor %}
+
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if tools is not none and (message == user_messages[-1]) %}
+            {{- "[AVAILABLE_TOOLS]" + tools | tojson + "[/AVAILABLE_TOOLS]" }}
+            {%- endif %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST]SPACE" + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST]SPACE" + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif TOOL_CALLS %}
+        {{- "[TOOL_CALLS]" + message.tool_calls | tojson + eos_token }}
+    {%- elif message["role"] == "assistant" %}
+        {{- ANSWER + eos_token}}
+    {%- elif message["role"] == "tool_results" or message["role"] == "tool" %}
+        {{- '[TOOL_RESULTS]' + message.content | string + '[/TOOL_RESULTS]' }}
+    {%- else %}
+        {{- raise_exception("ROLES") }}
+    {%- endif %}
+{%- endfor %}
+""".replace("SPACE", space).replace("elif TOOL_CALLS", "elif " + tool_calls).replace("ANSWER", answer).replace("ROLES", MISTRAL_ROLES)
+    )
+
+
+HAS_CALLS = "message.tool_calls is defined and message.tool_calls is not none"
+MISTRAL_V3 = mistral_v3(" ", HAS_CALLS, '" " + message["content"]|trim')
+MISTRAL_NEMO = mistral_v3("", "(" + HAS_CALLS + ")", 'message["content"]')
+
+MISTRAL_V7 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + '[/INST]' }}{% elif message['role'] == 'system' %}"
+    "{{ '[SYSTEM_PROMPT] ' + message['content'] + '[/SYSTEM_PROMPT]' }}{% elif message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('Only user, system and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}" + TURNS
+    + "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+
+GEMMA3 = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model\n'}}
+{%- endif -%}
+"""
+
 def conversations():
     say = lambda role, text: {"role": role, "content": text}
     return {
         "question": [say("user", "What is 12 + 30?")],
         "system": [say("system", "Answer in one word."), say("user", "Hi!\n\n  Indented. ")],
         "turns": [say("user", "Hi"), say("assistant", "Hello, who are you?"), say("user", "Ünï 😀"), say("assistant", "")],
+        "system and turns": [
+            say("system", "  Be kind.\n"),
+            say("user", " Hi \u3000\n"),
+            say("assistant", "\n Hello. "),
+            say("user", "\x1cBye\u00a0"),
+        ],
+        "system and answer": [say("system", "Be kind."), say("user", "Hi"), say("assistant", "Hello.")],
+        "empty": [say("user", "")],
+        "empty system": [say("system", ""), say("user", "x"), say("assistant", ""), say("user", "  ")],
+        "marks inside": [say("user", "[INST] a [/INST] <start_of_turn>user\nb<end_of_turn> <|eot_id|> <s>c</s>")],
         "late system": [say("user", "a"), say("system", "b"), say("user", "c")],
         "assistant first": [say("assistant", "\n\nHow can I help?"), say("user", " ")],
         "only assistant": [say("assistant", "Hello."), say("assistant", "More.")],
@@ -523,31 +1034,94 @@ def conversations():
     }
 
 
-def make_chat(shared):
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(GOLDEN / "tiny" / "tokenizer.json"))
+def chat_templates(shared):
+    """name: (template, the family whose tokenizer goes with it)"""
     templates = {
-        "plain": CHATML_PLAIN,
-        "smollm2": CHATML_SMOLLM2,
-        "qwen2": chatml_with_default("You are a helpful assistant."),
-        "quoted default": chatml_with_default("It\\'s \\\\ tab\\t."),
-        "qwen2.5": QWEN2_5,
-        "qwen3 later": QWEN3_LATER,
+        "plain": (CHATML_PLAIN, "chatml"),
+        "smollm2": (CHATML_SMOLLM2, "chatml"),
+        "qwen2": (chatml_with_default("You are a helpful assistant."), "chatml"),
+        "quoted default": (chatml_with_default("It\\'s \\\\ tab\\t."), "chatml"),
+        "qwen2.5": (QWEN2_5, "chatml"),
+        "qwen3 later": (QWEN3_LATER, "chatml"),
+        "llama 2": (LLAMA2, "llama2"),
+        "llama 3": (LLAMA3 + "{% if add_generation_prompt %}" + LLAMA3_PROMPT + "{% endif %}", "llama3"),
+        "llama 3, always asking": (LLAMA3 + LLAMA3_PROMPT, "llama3"),
+        "llama 3.1": (LLAMA3_1, "llama3"),
+        "llama 3.2": (LLAMA3_2, "llama3"),
+        "mistral 7b v0.1": (mistral_first(" + ' ' "), "llama2"),
+        "mistral 7b v0.2": (mistral_first(""), "llama2"),
+        "mistral v1": (MISTRAL_V1, "llama2"),
+        "mistral v3": (MISTRAL_V3, "mistral"),
+        "mistral nemo": (MISTRAL_NEMO, "mistral"),
+        "mistral v7": (MISTRAL_V7, "mistral"),
+        "gemma": (GEMMA, "gemma"),
+        "gemma 3": (GEMMA3, "gemma"),
     }
     if shared:
         config = json.loads((shared / "tokenizers" / "qwen3-tokenizer_config.json").read_text())
-        templates["qwen3"] = config["chat_template"]
-    rows = []
-    for name, template in templates.items():
+        templates["qwen3"] = (config["chat_template"], "chatml")
+    return templates
+
+
+def chat_tokenizers():
+    """family: (base, tokenizer, bos, eos)"""
+    tiny = lambda: Tokenizer.from_file(str(GOLDEN / "tiny" / "tokenizer.json"))
+    controls = lambda *texts: [AddedToken(text, special=True, normalized=False) for text in texts]
+
+    def sp(source, variant):
+        tokenizer = sentencepiece_as_json(sentencepiece_proto(GOLDEN / f"sp-{source}"))
+        _, _, normalizer, pre_tokenizer, decoder = next(v for v in sp_variants() if v[0] == variant)
+        tokenizer.normalizer, tokenizer.decoder = normalizer, decoder
+        if pre_tokenizer is not None:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        return tokenizer
+
+    llama3, mistral = tiny(), sp("llama", "prepend")
+    headers = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    llama3.add_special_tokens(controls("<|begin_of_text|>", "<|end_of_text|>", *headers))
+    mistral.add_special_tokens(controls("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"))
+    return {
+        "chatml": ("tiny", tiny(), None, None),
+        "llama3": ("tiny", llama3, "<|begin_of_text|>", "<|end_of_text|>"),
+        "llama2": ("prepend", sp("llama", "prepend"), "<s>", "</s>"),
+        "mistral": ("prepend", mistral, "<s>", "</s>"),
+        "gemma": ("gemma", sp("gemma", "gemma"), "<bos>", "<eos>"),
+    }
+
+
+def render_chat(tokenizer, messages, **options):
+    """Text and ids, or None where the template refuses the conversation."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024", **options)
+    except TemplateError:
+        return None
+    return {"text": text, "ids": tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids}
+
+
+def make_chat(shared):
+    from transformers import PreTrainedTokenizerFast
+
+    families, fast = {}, {}
+    for family, (base, tokenizer, begin, end) in chat_tokenizers().items():
+        added = json.loads(tokenizer.to_str())["added_tokens"]
+        families[family] = {"base": base, "added_tokens": added, "bos": begin, "eos": end}
+        fast[family] = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=begin, eos_token=end)
+    templates, rows = {}, []
+    for name, (template, family) in chat_templates(shared).items():
+        templates[name] = {"jinja": template, "family": family}
         for title, messages in conversations().items():
+            # This template leaves a system message in the middle out without a word; winnow refuses it.
+            if (name, title) == ("llama 2", "late system"):
+                continue
             for prompt in (False, True):
                 options = {"chat_template": template, "add_generation_prompt": prompt}
-                text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-                ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-                rows.append({"template": name, "title": title, "prompt": prompt, "text": text, "ids": ids})
+                result = render_chat(fast[family], messages, **options)
+                rows.append({"template": name, "title": title, "prompt": prompt, **(result or {"refused": True})})
     chats = [{"title": title, "messages": messages} for title, messages in conversations().items()]
-    write_json(GOLDEN / "chat.json", {"templates": templates, "conversations": chats, "rendered": rows})
+    golden = {"families": families, "templates": templates, "conversations": chats, "rendered": rows}
+    write_json(GOLDEN / "chat.json", golden)
 
 
 # ---------------------------------------------------------------- speed
@@ -580,6 +1154,8 @@ def main():
         make_unicode()
     elif command == "tiny":
         make_tiny()
+    elif command == "sentencepiece":
+        make_sentencepiece()
     elif command == "golden" and shared:
         make_golden(shared, gguf_path)
     elif command == "speed" and shared:

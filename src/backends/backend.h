@@ -84,7 +84,8 @@ struct NormParams {
   const float* weight = nullptr;  // [dim]
   const float* bias = nullptr;    // [dim] or nullptr
   float epsilon = 1e-5f;
-  MatrixView y;  // [rows, dim] compute dtype or float32
+  MatrixView y;             // [rows, dim] compute dtype or float32
+  bool accumulate = false;  // y += norm(x); y is float32 then
 };
 
 // y = x W^T + bias, or y += x W^T + bias when `accumulate` (y float32 then).
@@ -97,13 +98,17 @@ struct LinearParams {
 };
 
 // Rotates q and k by their positions and appends k and v to the cache (which has room). positions[i] belongs
-// to row i.
+// to row i. With q_norm and k_norm (both or none) every head of q and k first goes through an RMS norm of its
+// own: x / rms(x) * weight (Qwen3, Gemma 3).
 struct RopeAppendParams {
   MatrixView qkv;  // [rows, (heads + 2 kv_heads) * head_dim] compute dtype: q | k | v
   std::span<const std::int32_t> positions;  // [rows]
   const RopeTable* rope = nullptr;
   MatrixView q;  // [rows, heads * head_dim] compute dtype, out
   LayerKv* kv = nullptr;
+  const float* q_norm = nullptr;  // [head_dim] or nullptr
+  const float* k_norm = nullptr;
+  float norm_epsilon = 0.0f;
 };
 
 // Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i], and of
@@ -161,10 +166,15 @@ struct WindowScoresParams {
 };
 
 enum class ActivationKind : std::uint8_t {
-  kSiluGated,  // y = silu(gate) * up, x = [rows, 2 * dim]: gate | up (arXiv 2002.05202)
-  kGeluTanh,   // y = gelu(x), tanh approximation (arXiv 1606.08415), as GPT-2
-  kGeluErf,    // y = gelu(x), exact
+  kSiluGated,      // y = silu(gate) * up, x = [rows, 2 * dim]: gate | up (arXiv 2002.05202)
+  kGeluTanh,       // y = gelu(x), tanh approximation (arXiv 1606.08415), as GPT-2
+  kGeluErf,        // y = gelu(x), exact
+  kGeluTanhGated,  // y = gelu(gate) * up, tanh approximation, x as for kSiluGated
 };
+
+constexpr bool is_gated(ActivationKind kind) {
+  return kind == ActivationKind::kSiluGated || kind == ActivationKind::kGeluTanhGated;
+}
 
 struct ActivationParams {
   ActivationKind kind = ActivationKind::kSiluGated;

@@ -11,29 +11,34 @@ std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block -
 
 }  // namespace
 
-PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows) {
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head) {
   PlanWork work;
   const auto queries = static_cast<std::int64_t>(query_rows.size());
   for (const std::int64_t row : query_rows) work.causal += static_cast<double>(row + 1);
-  if (plan.heads == 0) return work;
-  for (std::int64_t head = 0; head < plan.heads; ++head) {
-    for (std::int64_t i = 0; i < plan.query_blocks; ++i) {
-      const std::span<const std::int64_t> rows =
-          query_rows.subspan(i * plan.q_block, std::min(plan.q_block, queries - i * plan.q_block));
-      for (const std::int32_t block : plan.row(head, i)) {
-        const std::int64_t first = block * plan.k_block, end = first + plan.k_block;
-        if (end <= rows.front() + 1) {
-          work.computed += static_cast<double>(plan.k_block) * static_cast<double>(rows.size());
-          continue;
-        }
-        for (const std::int64_t row : rows) {
-          work.computed += static_cast<double>(std::clamp<std::int64_t>(row + 1 - first, 0, plan.k_block));
-        }
+  for (std::int64_t i = 0; i < plan.query_blocks; ++i) {
+    const std::span<const std::int64_t> rows =
+        query_rows.subspan(i * plan.q_block, std::min(plan.q_block, queries - i * plan.q_block));
+    for (const std::int32_t block : plan.row(head, i)) {
+      const std::int64_t first = block * plan.k_block, end = first + plan.k_block;
+      if (end <= rows.front() + 1) {
+        work.computed += static_cast<double>(plan.k_block) * static_cast<double>(rows.size());
+        continue;
+      }
+      for (const std::int64_t row : rows) {
+        work.computed += static_cast<double>(std::clamp<std::int64_t>(row + 1 - first, 0, plan.k_block));
       }
     }
   }
-  work.computed /= static_cast<double>(plan.heads);
   return work;
+}
+
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows) {
+  PlanWork mean;
+  for (const std::int64_t row : query_rows) mean.causal += static_cast<double>(row + 1);
+  for (std::int64_t head = 0; head < plan.heads; ++head) {
+    mean.computed += plan_work(plan, query_rows, head).computed / static_cast<double>(plan.heads);
+  }
+  return mean;
 }
 
 BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,

@@ -43,33 +43,55 @@ struct PlanWork {
 };
 // `query_rows` as in AttentionParams, of the queries the plan is for.
 PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows);
+// Of one of the plan's heads.
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head);
 
 // The plan that lists every causal block.
 BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,
                     std::span<const std::int64_t> query_rows);
 
-// What is known about a block before it is computed.
+// What is known about a block before it is computed. p is the softmax of a query over what it is asked for.
 enum class BlockEstimator : std::uint8_t {
-  kNone,           // nothing: only sink and local blocks are listed (StreamingLLM, arXiv 2309.17453)
-  kExact,          // the probabilities themselves: for analysis, and the other estimators' oracle
-  kPooled,         // softmax of each query over the mean keys of `pool` rows
-  kAntidiagonal,   // XAttention (arXiv 2503.16428): sums along antidiagonals of `stride` x `stride` cells
-  kVerticalSlash,  // MInference / FlexPrefill (arXiv 2502.20766): columns and diagonals of the last queries
+  kNone,   // nothing: only sink and local blocks are listed (StreamingLLM, arXiv 2309.17453)
+  kExact,  // the probabilities themselves: for analysis, and the other estimators' oracle
+  // p over the mean keys of `pool` consecutive cache rows, of every pool that begins at or before the query;
+  // each weighs as many rows as the query sees of it, though its mean takes all rows the cache has. With
+  // `outliers`, the keys of a full pool that lie farthest from its mean are asked on their own and the mean
+  // is that of the others: a block that matters to a query mostly holds one key that sticks out, which a mean
+  // hides (docs/quality.md).
+  kPooled,
+  // XAttention (arXiv 2503.16428): p over sums along antidiagonals of `stride` x `stride` cells, divided by
+  // `stride`. Cells begin at multiples of `stride` in the cache and in the call's queries, whatever rows
+  // these sit at; queries and rows that do not exist count zero.
+  kAntidiagonal,
+  // MInference / FlexPrefill (arXiv 2407.02490, 2502.20766): the cache rows (columns) and the distances from
+  // query to key (diagonals) that the turn's last queries attend to, chosen once, by the criterion, among
+  // columns and among diagonals; blocks with one of them are listed.
+  kVerticalSlash,
 };
 
-// How the estimates of a query block become a choice.
+// How estimates become a choice.
 enum class BlockCriterion : std::uint8_t {
-  kMass,     // sum over the block's queries; the fewest blocks that hold `threshold` of a query block's total
-  kMaximum,  // every block to which any query gives more than `threshold`
+  // The sum of p over the block's queries; the fewest blocks that hold `threshold` of a query block's total,
+  // those that are listed anyway counted in. Of equal ones the later first. One query's far block can drown
+  // in such sums.
+  kMass,
+  // Every block that some query gives at least `threshold`: of its p summed over the block; for kExact and
+  // kVerticalSlash as a single probability.
+  kMaximum,
 };
+
+constexpr std::int64_t kMaxOutliers = 4;
 
 struct BlockRule {
   BlockEstimator estimator = BlockEstimator::kPooled;
   BlockCriterion criterion = BlockCriterion::kMass;
   std::int64_t q_block = 32, k_block = 32;
-  std::int64_t stride = 8;         // antidiagonal; divides both blocks
-  std::int64_t pool = 16;          // pooled: rows in one mean; divides k_block
-  bool variance = false;           // pooled: adds half the variance of the scores in a pool (second cumulant)
+  std::int64_t stride = 8;    // antidiagonal; divides both blocks
+  std::int64_t pool = 16;     // pooled: rows in one mean; divides k_block
+  std::int64_t outliers = 0;  // pooled: keys of a pool asked on their own; below pool, 0..kMaxOutliers
+  bool variance =
+      false;  // pooled, without outliers: adds half the variance of the scores in a pool (second cumulant)
   std::int64_t query_stride = 1;   // pooled: only every so many-th query of a block is asked, and its last
   std::int64_t sink_tokens = 16;   // key blocks with any of the first rows are listed
   std::int64_t local_tokens = 64;  // and those with any of the rows up to so far before a query of the block

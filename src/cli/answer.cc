@@ -23,6 +23,7 @@ bool read_prompt(Session& session, const TokenisedPrompt& prompt, const AnswerOp
 
 void note_prefill(Answer& answer, const Session& session) {
   answer.stages = session.stages();
+  answer.blocks = session.block_stats();
   answer.prefill = session.prefill_stats();
   answer.first_logits.assign(session.logits().begin(), session.logits().end());
   answer.kv_lens = session.kv_lens();
@@ -49,7 +50,7 @@ Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& 
     return answer;
   }
   note_prefill(answer, session);
-  AnswerText text(options.tokenizer, options.stop_strings);
+  AnswerText text(options.tokenizer, options.begins_text, options.stop_strings);
   const auto emit = [&](const std::string& part) {
     if (options.on_text && !part.empty()) options.on_text(part);
   };
@@ -85,10 +86,19 @@ nlohmann::json to_json(const Answer& answer, const Policy& policy) {
           {"decode_ms", generation.decode_ms},
           {"decode_tokens_per_s", generation.decode_tokens_per_s()},
           {"avgtok", answer.prefill.avgtok()},
+          {"density", answer.prefill.density()},
+          {"attn_work", answer.prefill.attn_work()},
+          {"plan_ms", answer.prefill.plan_ms},
           {"flops", answer.prefill.flops()},
           {"kv_lens", answer.kv_lens},
           {"kv_bytes", answer.kv_bytes},
           {"stages", stages}};
+}
+
+nlohmann::json layers_json(const std::vector<BlockRecord>& blocks) {
+  nlohmann::json layers = nlohmann::json::array();
+  for (const BlockRecord& record : blocks) layers.push_back(winnow::to_json(record));
+  return layers;
 }
 
 std::string summary(const Answer& answer) {
@@ -96,8 +106,10 @@ std::string summary(const Answer& answer) {
     return fmt::format("{} prompt tokens; cancelled before they were read", answer.prompt_tokens);
   const Generation& generation = answer.generation;
   return fmt::format(
-      "{} prompt tokens, {} kept; first token after {:.0f} ms; {} tokens{}; KV cache {:.1f} MB{}",
-      answer.prompt_tokens, answer.kept_tokens(), answer.ttft_ms(), generation.tokens.size(),
+      "{} prompt tokens, {} kept{}; first token after {:.0f} ms; {} tokens{}; KV cache {:.1f} MB{}",
+      answer.prompt_tokens, answer.kept_tokens(),
+      answer.blocks.empty() ? "" : fmt::format("; attention density {:.3f}", answer.prefill.density()),
+      answer.ttft_ms(), generation.tokens.size(),
       generation.decode_steps > 0 ? fmt::format(" at {:.1f}/s", generation.decode_tokens_per_s()) : "",
       megabytes(answer.kv_bytes), generation.reason == FinishReason::kCancelled ? "; cancelled" : "");
 }

@@ -18,6 +18,7 @@ struct AnswerOptions {
   const Tokenizer& tokenizer;
   const Policy& policy;
   std::int64_t max_new_tokens = 128;
+  bool begins_text = true;  // as AnswerText: false where the answer goes on with the prompt's text
   std::vector<std::string> stop_strings = {};
   std::function<void(const std::string&)> on_text = {};  // the answer as it is made; may be empty
   std::function<bool()> cancelled = {};                  // may be empty
@@ -31,6 +32,7 @@ struct Answer {
   std::int64_t prompt_tokens = 0;
   double tokenise_ms = 0;
   std::vector<StageRecord> stages;
+  std::vector<BlockRecord> blocks;  // by layer; empty without a block selector
   PassStats prefill, decode;
   std::vector<float> first_logits;    // [vocab] at the answer's first token
   std::vector<std::int64_t> kv_lens;  // [layers] after the prefill
@@ -54,7 +56,11 @@ Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& 
 // {policy, text, tokens[], finish_reason, prompt_tokens, kept_tokens, prefill_ms, ttft_ms, decode_ms, ...}
 nlohmann::json to_json(const Answer& answer, const Policy& policy);
 
-// "1024 prompt tokens, 430 kept; first token after 312 ms; 45 tokens at 38.2/s; KV cache 8.1 MB"
+// What block selection did in each layer: [{layer, rows, density, plan_ms, attention_ms, gated, ...}]
+nlohmann::json layers_json(const std::vector<BlockRecord>& blocks);
+
+// "1024 prompt tokens, 430 kept; first token after 312 ms; 45 tokens at 38.2/s; KV cache 8.1 MB", and the
+// density of attention under a block selector
 std::string summary(const Answer& answer);
 
 }  // namespace winnow::cli

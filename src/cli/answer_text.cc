@@ -16,17 +16,16 @@ std::size_t overlap(const std::string& text, const std::string& stop) {
 
 }  // namespace
 
-AnswerText::AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stop_strings)
-    : tokenizer_(tokenizer), stop_strings_(std::move(stop_strings)) {
+AnswerText::AnswerText(const Tokenizer& tokenizer, bool begins_text, std::vector<std::string> stop_strings)
+    : stop_strings_(std::move(stop_strings)), stream_(tokenizer, begins_text) {
   std::erase(stop_strings_, std::string());
 }
 
 std::string AnswerText::push(TokenId token) {
-  if (stopped_ || tokenizer_.is_control(token)) return "";
-  return release(utf8_.push(tokenizer_.token_bytes(token)), /*last=*/false);
+  return stopped_ ? "" : release(stream_.push(token), /*last=*/false);
 }
 
-std::string AnswerText::finish() { return stopped_ ? "" : release(utf8_.finish(), /*last=*/true); }
+std::string AnswerText::finish() { return stopped_ ? "" : release(stream_.finish(), /*last=*/true); }
 
 std::string AnswerText::release(const std::string& fresh, bool last) {
   held_ += fresh;

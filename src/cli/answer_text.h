@@ -12,8 +12,9 @@ namespace winnow::cli {
 
 class AnswerText {
  public:
-  // Empty stop strings are ignored.
-  AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stop_strings);
+  // Empty stop strings are ignored. `begins_text` as in TokenStream: true for a chat's answer, false for a text
+  // that goes on.
+  AnswerText(const Tokenizer& tokenizer, bool begins_text, std::vector<std::string> stop_strings);
 
   // New text that is certain now. Control tokens have none.
   std::string push(TokenId token);
@@ -26,9 +27,8 @@ class AnswerText {
  private:
   std::string release(const std::string& fresh, bool last);
 
-  const Tokenizer& tokenizer_;
   std::vector<std::string> stop_strings_;
-  Utf8Stream utf8_;
+  TokenStream stream_;
   std::string held_, text_;
   bool stopped_ = false;
 };

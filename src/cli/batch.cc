@@ -30,6 +30,8 @@ std::string settings_text(const BatchOptions& options, const Engine& engine, con
                              options.max_new_tokens,
                              options.chat,
                              options.stop_strings};
+  // Left out where nothing is skipped, so that files of answers from before there was a choice go on.
+  if (!policy.attention.dense()) settings.push_back(policy_to_json(policy)["attention"]);
   const SamplerOptions& sampling = options.sampling;
   settings.push_back({sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed});
   return dump_json(settings);
@@ -52,6 +54,7 @@ nlohmann::json answer_line(const Engine& engine, const BatchOptions& options, co
   try {
     AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
     answering.max_new_tokens = prompt.max_tokens.value_or(options.max_new_tokens);
+    answering.begins_text = options.chat || !prompt.messages.empty();
     answering.stop_strings = options.stop_strings;
     Session session(engine);
     Sampler sampler(options.sampling);  // anew for each prompt: an answer does not depend on those before it
@@ -133,7 +136,8 @@ void add_batch(CLI::App& app, Command& command) {
   add_model_options(*sub, options->model);
   sub->add_option("PROMPTS", options->prompts, "JSON lines: prompts")->required();
   sub->add_option("-o,--output", options->output, "JSON lines: answers")->required();
-  sub->add_option("--policy", options->policy, "What to leave out of the prefill")->capture_default_str();
+  sub->add_option("--policy", options->policy, "What to leave out of the prefill; as in winnow run --help")
+      ->capture_default_str();
   sub->add_flag("--chat", options->chat, "Each \"prompt\" is a user's message in the model's chat template");
   sub->add_option("-n,--max-tokens", options->max_new_tokens, "Most tokens to answer with")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))

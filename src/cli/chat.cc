@@ -66,6 +66,7 @@ class Conversation {
   // Answers `message` on stdout. Error leaves the conversation as it was.
   Answer answer(const std::string& message, const Interrupt& interrupt) {
     AnswerOptions answering{.tokenizer = engine_.tokenizer(), .policy = policy_};
+    answering.begins_text = chat();
     answering.max_new_tokens = options_.max_new_tokens;
     answering.stop_strings = options_.stop_strings;
     answering.progress = options_.model.progress_style();

@@ -22,5 +22,8 @@ void add_run(CLI::App& app, Command& command);
 void add_batch(CLI::App& app, Command& command);
 void add_policy(CLI::App& app, Command& command);
 void add_profile(CLI::App& app, Command& command);
+void add_sparsity(CLI::App& app, Command& command);
+void add_eval(CLI::App& app, Command& command);
+void add_calibrate(CLI::App& app, Command& command);
 
 }  // namespace winnow::cli

@@ -49,7 +49,6 @@ std::unique_ptr<Engine> open_engine(const ModelOptions& options);
 
 // Weights and architecture without loading: enough to look at a model or to check a policy.
 std::unique_ptr<WeightSource> open_source(const ModelOptions& options);
-ModelFacts facts_of(const Architecture& arch);
 
 // A whole file, or stdin for "-". Error(kIo) naming the path.
 std::string read_text(const std::string& path);

@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "cli/provenance.h"
 #include "cli/run.h"
 #include "cli/table.h"
+#include "measures/distribution.h"
 
 namespace winnow::cli {
 namespace {
@@ -18,32 +18,10 @@ struct Agreement {
   double first_token_kl = 0;  // KL(dense || policy), nats
 };
 
-double log_sum_exp(std::span<const float> logits) {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  return highest + std::log(sum);
-}
-
-// KL(p || q) of the distributions two vectors of logits stand for.
-double kl_divergence(std::span<const float> p_logits, std::span<const float> q_logits) {
-  const double p_norm = log_sum_exp(p_logits), q_norm = log_sum_exp(q_logits);
-  double kl = 0;
-  for (std::size_t i = 0; i < p_logits.size(); ++i) {
-    const double log_p = p_logits[i] - p_norm, p = std::exp(log_p);
-    if (p > 0) kl += p * (log_p - (q_logits[i] - q_norm));  // 0 log 0 = 0
-  }
-  return std::max(kl, 0.0);
-}
-
-std::ptrdiff_t argmax(std::span<const float> values) {
-  return std::max_element(values.begin(), values.end()) - values.begin();
-}
-
 Agreement agreement(const Answer& dense, const Answer& sparse) {
   const auto &a = dense.generation.tokens, &b = sparse.generation.tokens;
   const auto [differs, unused] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
-  return {.first_token_equal = argmax(dense.first_logits) == argmax(sparse.first_logits),
+  return {.first_token_equal = top1(dense.first_logits) == top1(sparse.first_logits),
           .equal_leading_tokens = differs - a.begin(),
           .first_token_kl = kl_divergence(dense.first_logits, sparse.first_logits)};
 }
@@ -56,6 +34,16 @@ std::string kept_text(const Answer& answer) {
   return text.empty() ? "all" : text;
 }
 
+// "1.00 (first layers) 0.41 0.38 ...": a layer whose chunks were all computed in full says why.
+std::string density_text(const std::vector<BlockRecord>& blocks) {
+  std::string text;
+  for (const BlockRecord& record : blocks) {
+    text += fmt::format("{}{:.2f}", text.empty() ? "" : " ", record.density());
+    if (record.sparse_chunks == 0) text += fmt::format(" ({})", dense_reason_name(record.gated));
+  }
+  return text;
+}
+
 void print_table(const Answer& dense, const Answer& sparse, const Policy& policy, const Agreement& agrees) {
   Table table({"", "dense", policy.name});
   const auto row = [&](const char* label, const auto& value) {
@@ -64,6 +52,9 @@ void print_table(const Answer& dense, const Answer& sparse, const Policy& policy
   row("prompt tokens", [](const Answer& a) { return fmt::format("{}", a.prompt_tokens); });
   row("tokens kept", [](const Answer& a) { return fmt::format("{}", a.kept_tokens()); });
   row("avgtok", [](const Answer& a) { return fmt::format("{:.3f}", a.prefill.avgtok()); });
+  row("density", [](const Answer& a) { return fmt::format("{:.3f}", a.prefill.density()); });
+  row("attention work", [](const Answer& a) { return fmt::format("{:.3f}", a.prefill.attn_work()); });
+  row("planning ms", [](const Answer& a) { return fmt::format("{:.1f}", a.prefill.plan_ms); });
   row("prefill ms", [](const Answer& a) { return fmt::format("{:.1f}", a.prefill.ms); });
   row("first token ms (TTFT)", [](const Answer& a) { return fmt::format("{:.1f}", a.ttft_ms()); });
   row("KV cache MB", [](const Answer& a) { return fmt::format("{:.2f}", megabytes(a.kv_bytes)); });
@@ -71,6 +62,7 @@ void print_table(const Answer& dense, const Answer& sparse, const Policy& policy
       [](const Answer& a) { return fmt::format("{:.1f}", a.generation.decode_tokens_per_s()); });
   fmt::print("{}", table.to_string());
   fmt::print("\nkept after each stage: {}\n", kept_text(sparse));
+  if (!sparse.blocks.empty()) fmt::print("density by layer:     {}\n", density_text(sparse.blocks));
   fmt::print("likeliest first token: {}\n", agrees.first_token_equal ? "the same" : "another");
   fmt::print("equal leading tokens:  {} of {}\n", agrees.equal_leading_tokens,
              dense.generation.tokens.size());
@@ -81,6 +73,7 @@ Answer answer_with(const Engine& engine, const RunOptions& options, const Policy
                    const TokenisedPrompt& prompt) {
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
+  answering.begins_text = options.chat;
   answering.stop_strings = options.stop_strings;
   answering.progress = options.model.progress_style();
   Session session(engine);
@@ -123,6 +116,7 @@ int compare(const Engine& engine, const RunOptions& options, const Policy& polic
   }
   nlohmann::json report = provenance(engine, options.model);
   report["results"] = {to_json(dense, dense_policy), to_json(sparse, policy)};
+  report["results"][1]["attention_layers"] = layers_json(sparse.blocks);
   report["agreement"] = {{"first_token_equal", agrees.first_token_equal},
                          {"equal_leading_tokens", agrees.equal_leading_tokens},
                          {"first_token_kl", agrees.first_token_kl}};

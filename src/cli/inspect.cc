@@ -102,7 +102,7 @@ json presets_json(const Architecture& arch) {
   json result = json::object();
   for (const char* preset : kPresets) {
     try {
-      result[preset] = policy_to_json(parse_policy(preset, facts_of(arch)))["tokens"]["stages"];
+      result[preset] = policy_to_json(parse_policy(preset, model_facts(arch)))["tokens"]["stages"];
     } catch (const Error& error) {
       result[preset] = {{"error", error.what()}};
     }

@@ -70,6 +70,9 @@ int main(int argc, char** argv) {
   winnow::cli::add_batch(app, command);
   winnow::cli::add_policy(app, command);
   winnow::cli::add_profile(app, command);
+  winnow::cli::add_sparsity(app, command);
+  winnow::cli::add_eval(app, command);
+  winnow::cli::add_calibrate(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

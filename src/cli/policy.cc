@@ -43,7 +43,7 @@ int check(const PolicyCheckOptions& options) {
   std::string fits = "any model with enough layers (name one with -m to be sure)";
   if (!options.model.model.empty() || !options.model.random_weights.empty()) {
     const Architecture arch = read_architecture(*open_source(options.model));
-    check_policy(policy, facts_of(arch), options.file);
+    check_policy(policy, model_facts(arch), options.file);
     if (policy.prunes()) check_scorer(policy, arch);
     lengths = example_lengths(arch.context);
     fits = fmt::format("{} ({} layers)", arch.name, arch.layers);
@@ -56,6 +56,7 @@ int check(const PolicyCheckOptions& options) {
   }
   fmt::print("{}: valid\nmodel: {}\nscorer: {}\n", options.file, fits, scorer_name(policy.tokens.scorer));
   fmt::print("{}", !policy.prunes() ? "no stages: nothing is pruned\n" : stage_table(policy, lengths));
+  fmt::print("{}", attention_text(policy.attention));
   return 0;
 }
 

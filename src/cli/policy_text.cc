@@ -43,4 +43,20 @@ std::string stage_table(const Policy& policy, const std::vector<std::int64_t>& l
   return table.to_string();
 }
 
+std::string attention_text(const AttentionPolicy& policy) {
+  if (policy.dense()) return "attention: dense, computed in full\n";
+  const BlockRule& rule = policy.rule;
+  std::string threshold;
+  if (policy.selector != SelectorKind::kLocal) {
+    threshold = policy.one_threshold() ? fmt::format(", threshold {}", policy.thresholds[0][0])
+                                       : fmt::format(", thresholds of {} layers", policy.thresholds.size());
+  }
+  return fmt::format(
+      "attention: {}{}, blocks of {} queries x {} keys, first {} and last {} tokens always, last {} queries "
+      "see "
+      "everything\n",
+      selector_name(policy.selector), threshold, rule.q_block, rule.k_block, rule.sink_tokens,
+      rule.local_tokens, policy.dense_last_tokens);
+}
+
 }  // namespace winnow::cli

@@ -19,4 +19,7 @@ std::vector<std::int64_t> kept_by_stage(const Policy& policy, std::int64_t lengt
 // A table: a row a stage, a column a length.
 std::string stage_table(const Policy& policy, const std::vector<std::int64_t>& lengths);
 
+// One line: what attention computes.
+std::string attention_text(const AttentionPolicy& policy);
+
 }  // namespace winnow::cli

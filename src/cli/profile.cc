@@ -85,7 +85,7 @@ class Profile {
   void print_table() const {
     if (engine_->random()) fmt::print("random weights: {}\n", engine_->arch().name);
     Table table({"policy", "length", "prefill ms", "TTFT ms", "decode ms", "tokens/s", "total ms", "speedup",
-                 "total", "KV MB", "avgtok"});
+                 "total", "KV MB", "avgtok", "density"});
     for (const ProfileCase& one : cases_) add_row(table, one);
     fmt::print("{}", table.to_string());
   }
@@ -164,7 +164,8 @@ class Profile {
                    fmt::format("{:.1f}", one.total_ms()),
                    speedup(dense == nullptr ? 0 : dense->prefill_ms(), one.prefill_ms()),
                    speedup(dense == nullptr ? 0 : dense->total_ms(), one.total_ms()),
-                   fmt::format("{:.1f}", megabytes(one.kv_bytes())), fmt::format("{:.3f}", one.avgtok())});
+                   fmt::format("{:.1f}", megabytes(one.kv_bytes())), fmt::format("{:.3f}", one.avgtok()),
+                   fmt::format("{:.3f}", one.density())});
   }
 
   const ProfileOptions& options_;
@@ -190,10 +191,12 @@ int profile(const ProfileOptions& options) {
 constexpr const char* kFooter =
     R"(Times are medians over --repeat runs after one warm-up; runs of the policies take turns. TTFT adds tokenisation
 and sampling to the prefill; decode is the new tokens after the first. Speed-ups are against dense in the same run.
-peak_memory_bytes in the JSON is the process's peak so far.
+peak_memory_bytes in the JSON is the process's peak so far. density is the share of attention computed among the tokens
+that are left. POLICY as in winnow run --help: dense, keep08:recency, FILE.json, pooled=0.95, keep08+local, ...
 
 Examples:
   winnow profile prefill -m smollm2-135m --lengths 1024,4096 --policies dense,keep08 -o prefill.json
+  winnow profile prefill -m smollm2-135m --lengths 4096 --policies dense,pooled=0.9,keep08+pooled=0.9
   winnow profile end2end -m smollm2-135m --lengths 4096 --new-tokens 128 -o end2end.json
   winnow profile prefill --random-weights qwen2-0.5b --lengths 2048)";
 

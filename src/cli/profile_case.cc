@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "cli/answer.h"
 #include "core/check.h"
 
 namespace winnow::cli {
@@ -58,6 +59,7 @@ void ProfileCase::measure(const OnProgress& progress) {
   options.progress = progress;
   session.prefill(tokens_, policy_, options);
   stages_ = session.stages();
+  blocks_ = session.block_stats();
   kv_lens_ = session.kv_lens();
   kv_bytes_ = session.kv_bytes();
   Sampler sampler({});
@@ -106,8 +108,10 @@ json ProfileCase::to_json(const ProfileCase* dense) const {
           {"kv_bytes", kv_bytes_},
           {"peak_memory_bytes", peak_memory_bytes_},  // of the process so far: lengths ascend
           {"avgtok", avgtok()},
-          {"density", 1.0},  // attention among the survivors is computed in full
-          {"attn_work", ratio(prefill_.attention_pairs, prefill_.dense_attention_pairs)},
+          {"density", density()},
+          {"attn_work", prefill_.attn_work()},
+          {"plan_ms", prefill_.plan_ms},
+          {"attention_layers", layers_json(blocks_)},
           {"flops", prefill_.flops()},
           {"gflops_per_s", giga_per_s(prefill_.flops(), prefill_ms())},
           {"decode_gbytes_per_s", giga_per_s(decode_.weight_bytes + decode_.kv_bytes, decode_ms())},

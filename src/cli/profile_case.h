@@ -33,6 +33,7 @@ class ProfileCase {
   double total_ms() const;
   std::int64_t kv_bytes() const { return kv_bytes_; }
   double avgtok() const { return prefill_.avgtok(); }
+  double density() const { return prefill_.density(); }
   double decode_tokens_per_s() const;
 
   // The result's fields; the speed-ups are against `dense`, or null without one.
@@ -52,6 +53,7 @@ class ProfileCase {
   std::optional<double> cold_ms_;
   double warm_up_ms_ = 0;
   std::vector<StageRecord> stages_;  // of the last sample, as all below
+  std::vector<BlockRecord> blocks_;
   PassStats prefill_, decode_;
   std::int64_t decode_steps_ = 0;
   std::vector<std::int64_t> kv_lens_;

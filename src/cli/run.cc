@@ -37,6 +37,7 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
       tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
+  answering.begins_text = options.chat;
   answering.stop_strings = options.stop_strings;
   answering.progress = options.model.progress_style();
   if (!options.as_json) {
@@ -52,6 +53,7 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
   if (options.as_json) {
     nlohmann::json report = provenance(engine, options.model);
     report.update(to_json(answer, policy));
+    report["attention_layers"] = layers_json(answer.blocks);
     fmt::print("{}\n", dump_json(report, 2));
   } else {
     fmt::print("\n");
@@ -90,9 +92,12 @@ constexpr const char* kFooter = R"(Examples:
   winnow run -m smollm2-135m --chat -f report.txt -p "What was decided?" --policy keep08
   git log | winnow run -m smollm2-135m --chat -f - -p "Summarise these changes."
   winnow run -m smollm2-135m --chat -f report.txt --policy keep08 --compare
+  winnow run -m smollm2-135m --chat -f report.txt --policy pooled=0.95 --compare
   winnow run -m smollm2-135m                       (a conversation; /exit or Ctrl-D ends it)
 
-POLICY is dense, keep09, keep08, keep07 or a policy file, each with an optional :scorer[=file].)";
+POLICY is dense, keep09, keep08, keep07 or a policy file, each with an optional :SCORER[=FILE] and an optional
++SELECTOR[=THRESHOLD] (pooled, antidiagonal, vertical_slash, local, exact_mass, threshold), which skips blocks of
+attention: keep08:recency+pooled=0.9. pooled=0.9 alone keeps every token.)";
 
 }  // namespace
 

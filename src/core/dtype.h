@@ -10,7 +10,24 @@
 
 namespace winnow {
 
-enum class DType : std::uint8_t { kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ8_0 };
+// The quantised ones have ggml's names.
+enum class DType : std::uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kIQ4_NL,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kQ8_K,
+};
 
 struct DTypeInfo {
   std::string_view name;
@@ -25,7 +42,16 @@ constexpr DTypeInfo dtype_info(DType dtype) {
     case DType::kBF16: return {"BF16", 1, 2};
     case DType::kQ4_0: return {"Q4_0", 32, 18};
     case DType::kQ4_1: return {"Q4_1", 32, 20};
+    case DType::kQ5_0: return {"Q5_0", 32, 22};
+    case DType::kQ5_1: return {"Q5_1", 32, 24};
     case DType::kQ8_0: return {"Q8_0", 32, 34};
+    case DType::kIQ4_NL: return {"IQ4_NL", 32, 18};
+    case DType::kQ2_K: return {"Q2_K", 256, 84};
+    case DType::kQ3_K: return {"Q3_K", 256, 110};
+    case DType::kQ4_K: return {"Q4_K", 256, 144};
+    case DType::kQ5_K: return {"Q5_K", 256, 176};
+    case DType::kQ6_K: return {"Q6_K", 256, 210};
+    case DType::kQ8_K: return {"Q8_K", 256, 292};
   }
   return {"?", 1, 0};
 }

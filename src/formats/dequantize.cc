@@ -5,15 +5,19 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "formats/k_quants.h"
 
 namespace winnow {
 namespace {
 
-std::uint16_t load_u16(const std::byte* data) {
-  std::uint16_t value;
+template <class T>
+T load(const std::byte* data) {
+  T value;
   std::memcpy(&value, data, sizeof value);
   return value;
 }
+
+std::uint16_t load_u16(const std::byte* data) { return load<std::uint16_t>(data); }
 
 // half_to_float without branches, so that loops over it vectorise.
 float half_to_float_select(std::uint16_t half) {
@@ -59,6 +63,48 @@ void dequantize_q4_1(const std::byte* in, float* __restrict out, std::size_t blo
   }
 }
 
+// Bit i of `high` is the fifth bit of element i.
+int five_bits(int low, std::uint32_t high, int i) { return low | static_cast<int>((high >> i & 1u) << 4); }
+
+void dequantize_q5_0(const std::byte* in, float* __restrict out, std::size_t blocks) {
+  for (std::size_t block = 0; block < blocks; ++block, in += 22, out += 32) {
+    const float scale = half_to_float(load_u16(in));
+    const auto high = load<std::uint32_t>(in + 2);
+    const auto* q = reinterpret_cast<const std::uint8_t*>(in + 6);
+    for (int i = 0; i < 16; ++i) {
+      out[i] = scale * static_cast<float>(five_bits(q[i] & 0x0f, high, i) - 16);
+      out[i + 16] = scale * static_cast<float>(five_bits(q[i] >> 4, high, i + 16) - 16);
+    }
+  }
+}
+
+void dequantize_q5_1(const std::byte* in, float* __restrict out, std::size_t blocks) {
+  for (std::size_t block = 0; block < blocks; ++block, in += 24, out += 32) {
+    const float scale = half_to_float(load_u16(in));
+    const float minimum = half_to_float(load_u16(in + 2));
+    const auto high = load<std::uint32_t>(in + 4);
+    const auto* q = reinterpret_cast<const std::uint8_t*>(in + 8);
+    for (int i = 0; i < 16; ++i) {
+      out[i] = scale * static_cast<float>(five_bits(q[i] & 0x0f, high, i)) + minimum;
+      out[i + 16] = scale * static_cast<float>(five_bits(q[i] >> 4, high, i + 16)) + minimum;
+    }
+  }
+}
+
+// The 16 values of IQ4_NL, denser around zero.
+constexpr float kNonLinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+void dequantize_iq4_nl(const std::byte* in, float* __restrict out, std::size_t blocks) {
+  for (std::size_t block = 0; block < blocks; ++block, in += 18, out += 32) {
+    const float scale = half_to_float(load_u16(in));
+    const auto* q = reinterpret_cast<const std::uint8_t*>(in + 2);
+    for (int i = 0; i < 16; ++i) {
+      out[i] = scale * kNonLinear[q[i] & 0x0f];
+      out[i + 16] = scale * kNonLinear[q[i] >> 4];
+    }
+  }
+}
+
 void dequantize_q8_0(const std::byte* in, float* __restrict out, std::size_t blocks) {
   for (std::size_t block = 0; block < blocks; ++block, in += 34, out += 32) {
     const float scale = half_to_float(load_u16(in));
@@ -83,7 +129,16 @@ void dequantize(DType dtype, std::span<const std::byte> data, std::span<float> o
     case DType::kBF16: dequantize_bf16(data.data(), out.data(), blocks); break;
     case DType::kQ4_0: dequantize_q4_0(data.data(), out.data(), blocks); break;
     case DType::kQ4_1: dequantize_q4_1(data.data(), out.data(), blocks); break;
+    case DType::kQ5_0: dequantize_q5_0(data.data(), out.data(), blocks); break;
+    case DType::kQ5_1: dequantize_q5_1(data.data(), out.data(), blocks); break;
     case DType::kQ8_0: dequantize_q8_0(data.data(), out.data(), blocks); break;
+    case DType::kIQ4_NL: dequantize_iq4_nl(data.data(), out.data(), blocks); break;
+    case DType::kQ2_K: dequantize_q2_k(data.data(), out.data(), blocks); break;
+    case DType::kQ3_K: dequantize_q3_k(data.data(), out.data(), blocks); break;
+    case DType::kQ4_K: dequantize_q4_k(data.data(), out.data(), blocks); break;
+    case DType::kQ5_K: dequantize_q5_k(data.data(), out.data(), blocks); break;
+    case DType::kQ6_K: dequantize_q6_k(data.data(), out.data(), blocks); break;
+    case DType::kQ8_K: dequantize_q8_k(data.data(), out.data(), blocks); break;
   }
 }
 

@@ -69,7 +69,16 @@ std::optional<DType> readable_dtype(std::uint32_t type) {
     case 1: return DType::kF16;
     case 2: return DType::kQ4_0;
     case 3: return DType::kQ4_1;
+    case 6: return DType::kQ5_0;
+    case 7: return DType::kQ5_1;
     case 8: return DType::kQ8_0;
+    case 10: return DType::kQ2_K;
+    case 11: return DType::kQ3_K;
+    case 12: return DType::kQ4_K;
+    case 13: return DType::kQ5_K;
+    case 14: return DType::kQ6_K;
+    case 15: return DType::kQ8_K;
+    case 20: return DType::kIQ4_NL;
     case 30: return DType::kBF16;
     default: return std::nullopt;
   }
@@ -232,8 +241,7 @@ void DirectoryReader::read_dtype(GgufTensor& tensor) {
     const std::string_view name = type < kTensorTypeNames.size() ? kTensorTypeNames[type] : "";
     fail(ErrorCode::kUnsupported,
          "{}: tensor {} has type {} ({}), which winnow does not read; use a file with F32, F16, BF16, Q4_0, "
-         "Q4_1 and "
-         "Q8_0 tensors",
+         "Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL or Q2_K to Q8_K tensors",
          path_, printable(tensor.name), type, name.empty() ? "unknown" : name);
   }
   tensor.dtype = *dtype;

@@ -46,20 +46,48 @@ void add_gpt2_keys(Json& config) {
   }
 }
 
-// transformers 5 writes {"rope_parameters": {"rope_theta": t, "rope_type": "default" | name, ...}}; older
-// files say "type". What is more than a default with a theta goes to rope_scaling, for the model to accept or
+// What Gemma 3's configuration leaves out when it is the default of its class.
+void add_gemma3_keys(Json& config) {
+  copy_key(config, "hidden_activation", "hidden_act");
+  copy_key(config, "_sliding_window_pattern", "sliding_window_pattern");
+  set_default(config, "hidden_act", "gelu_pytorch_tanh");
+  set_default(config, "head_dim", 256);
+  set_default(config, "query_pre_attn_scalar", 256);
+  set_default(config, "sliding_window_pattern", 6);
+  set_default(config, "rope_theta", 1e6);
+  set_default(config, "rope_local_base_freq", 1e4);
+  if (!config.contains("sliding_window")) config["sliding_window"] = 4096;
+}
+
+// One entry of rope_parameters: {"rope_theta": t, "rope_type": "default" | name, ...}; older files say
+// "type". What is more than a default with a theta goes to config[scaling_key], for the model to accept or
 // refuse.
-void add_rope_keys(Json& config) {
-  const auto parameters = config.find("rope_parameters");
-  if (parameters == config.end() || !parameters->is_object()) return;
-  if (is_set(*parameters, "rope_theta")) set_default(config, "rope_theta", parameters->at("rope_theta"));
-  if (is_set(config, "rope_scaling")) return;
-  Json scaling = *parameters;
+void add_rope_keys(Json& config, const Json& parameters, const char* theta_key, const char* scaling_key) {
+  if (is_set(parameters, "rope_theta")) set_default(config, theta_key, parameters.at("rope_theta"));
+  if (is_set(parameters, "partial_rotary_factor")) {
+    set_default(config, "partial_rotary_factor", parameters.at("partial_rotary_factor"));
+  }
+  if (is_set(config, scaling_key)) return;
+  Json scaling = parameters;
   scaling.erase("rope_theta");
+  scaling.erase("partial_rotary_factor");
   for (const char* key : {"rope_type", "type"}) {
     if (scaling.contains(key) && scaling.at(key) == "default") scaling.erase(key);
   }
-  if (!scaling.empty()) config["rope_scaling"] = std::move(scaling);
+  if (!scaling.empty()) config[scaling_key] = std::move(scaling);
+}
+
+// transformers 5 writes rope_parameters, either one entry or one for each type of layer (Gemma 3).
+void add_rope_keys(Json& config) {
+  const auto found = config.find("rope_parameters");
+  if (found == config.end() || !found->is_object()) return;
+  const Json parameters = *found;
+  const auto global = parameters.find("full_attention"), local = parameters.find("sliding_attention");
+  const bool by_layer = global != parameters.end() && global->is_object();
+  add_rope_keys(config, by_layer ? *global : parameters, "rope_theta", "rope_scaling");
+  if (by_layer && local != parameters.end() && local->is_object()) {
+    add_rope_keys(config, *local, "rope_local_base_freq", "rope_local_scaling");
+  }
 }
 
 }  // namespace
@@ -70,8 +98,14 @@ Json parse_hf_config(std::string_view text, const std::string& file) {
   if (type == config.end() || !type->is_string()) {
     fail(ErrorCode::kBadFormat, "{}: the key model_type is missing or no string", file);
   }
-  if (*type == "gpt2") add_gpt2_keys(config);
+  const std::string model_type = type->get<std::string>();
+  if (model_type == "gpt2") add_gpt2_keys(config);
   add_rope_keys(config);
+  if (model_type == "gemma3_text") add_gemma3_keys(config);
+  if (model_type == "stablelm") set_default(config, "partial_rotary_factor", 0.25);
+  if (model_type == "mistral" && !config.contains("sliding_window")) config["sliding_window"] = 4096;
+  // What the classes of Llama, Mistral and Qwen assume; files from before the key have no other.
+  if (model_type != "gpt2") set_default(config, "rope_theta", 1e4);
   return config;
 }
 

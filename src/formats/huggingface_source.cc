@@ -25,6 +25,11 @@ bool is_conv1d(std::string_view name) {
          name.ends_with(".c_fc.weight");
 }
 
+// Gemma's norms multiply by 1 + their stored weight.
+bool is_gemma_norm(const std::string& model_type, std::string_view name) {
+  return model_type == "gemma3_text" && name.ends_with("norm.weight");
+}
+
 // The oldest checkpoints were saved from the bare transformer and lack its prefix.
 std::string gpt2_name(const std::string& name) {
   const bool is_bare = name.starts_with("wte.") || name.starts_with("wpe.") || name.starts_with("h.") ||
@@ -43,7 +48,7 @@ class HuggingFaceSource final : public MappedWeights {
   explicit HuggingFaceSource(const std::string& folder)
       : MappedWeights(folder),
         config_file_(folder + "/config.json"),
-        is_gpt2_(load_config(folder)),
+        model_type_(load_config(folder)),
         files_(folder) {
     for (const SafetensorsTensor* tensor : files_.tensors()) {
       if (!is_buffer(tensor->name)) add_tensor(*tensor);
@@ -54,14 +59,13 @@ class HuggingFaceSource final : public MappedWeights {
   void drop_pages() const override { files_.drop_pages(); }
 
  private:
-  // Whether the model is a GPT-2.
-  bool load_config(const std::string& folder) {
+  std::string load_config(const std::string& folder) {
     Json config = read_hf_config(folder);
     refuse_quantization(config);
     if (!config.contains("name")) config["name"] = folder_name(folder);
-    const bool is_gpt2 = config.at("model_type") == "gpt2";
+    std::string model_type = config.at("model_type").get<std::string>();
     set_config(std::move(config));
-    return is_gpt2;
+    return model_type;
   }
 
   // Without the key, the weights tell.
@@ -84,12 +88,14 @@ class HuggingFaceSource final : public MappedWeights {
   }
 
   void add_tensor(const SafetensorsTensor& tensor) {
-    std::string name = is_gpt2_ ? gpt2_name(tensor.name) : tensor.name;
+    const bool is_gpt2 = model_type_ == "gpt2";
+    std::string name = is_gpt2 ? gpt2_name(tensor.name) : tensor.name;
     if (!tensor.dtype) return add_unreadable(std::move(name), tensor.dtype_name);
     StoredTensor stored;
     stored.data = tensor.data;
     stored.info = {std::move(name), *tensor.dtype, tensor.shape};
-    if (is_gpt2_ && is_conv1d(stored.info.name) && tensor.shape.size() == 2) {
+    if (is_gemma_norm(model_type_, stored.info.name)) stored.addend = 1.0f;
+    if (is_gpt2 && is_conv1d(stored.info.name) && tensor.shape.size() == 2) {
       stored.order = StoredOrder::kTransposed;
       std::swap(stored.info.shape[0], stored.info.shape[1]);
     }
@@ -97,7 +103,7 @@ class HuggingFaceSource final : public MappedWeights {
   }
 
   std::string config_file_;
-  bool is_gpt2_;
+  std::string model_type_;
   SafetensorsFolder files_;
 };
 

@@ -9,7 +9,7 @@
 namespace winnow {
 
 // GPT-2 gets one convention, whatever the checkpoint's age: names start with "transformer.", matrices are
-// [out, in].
+// [out, in]. Gemma's norm weights get the 1 they are stored without.
 std::unique_ptr<WeightSource> make_huggingface_source(const std::string& folder);
 
 }  // namespace winnow

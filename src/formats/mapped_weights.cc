@@ -135,6 +135,8 @@ void MappedWeights::read_rows(const TensorInfo& tensor, std::int64_t begin, std:
       }
       break;
   }
+  if (stored.addend == 0.0f) return;
+  for (float& value : out) value += stored.addend;
 }
 
 std::int64_t MappedWeights::weight_bytes() const {

@@ -28,6 +28,7 @@ struct StoredTensor {
   std::span<const std::byte> data;
   StoredOrder order = StoredOrder::kPlain;
   std::int64_t head_dim = 0;  // of kInterleavedHeads: even, divides the rows
+  float addend = 0.0f;        // added to every element that is read
 };
 
 class MappedWeights : public WeightSource {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "formats/gguf_source.h"
+#include "formats/gguf_split.h"
 #include "formats/huggingface_source.h"
 
 namespace winnow {
@@ -14,7 +15,7 @@ std::unique_ptr<WeightSource> open_weights(const std::string& path) {
   if (path.ends_with(".safetensors")) {
     fail(ErrorCode::kBadArgument, "{}: name the folder that holds this file and its config.json", path);
   }
-  return make_gguf_source(GgufFile(path));
+  return make_gguf_source(open_gguf_parts(path));
 }
 
 }  // namespace winnow

@@ -1,7 +1,8 @@
 // WeightSource: the one interface through which the model reads a checkpoint, whatever its file format.
 //
 // Tensor names are Hugging Face's ("model.layers.0.self_attn.q_proj.weight"): each format translates its own
-// names and undoes its own reorderings (GGUF's permuted q and k rows), so the model sees one convention.
+// names and undoes its own reorderings (GGUF's permuted q and k rows), so the model sees one convention. The
+// weights of a norm are what is multiplied by (Gemma's checkpoints at Hugging Face hold them minus 1).
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,7 @@ class WeightSource {
   virtual void drop_pages() const {}
 };
 
-// A GGUF file, or a Hugging Face folder. Throws Error naming what is wrong.
+// A GGUF file (of a split model any part), or a Hugging Face folder. Throws Error naming what is wrong.
 std::unique_ptr<WeightSource> open_weights(const std::string& path);
 
 }  // namespace winnow

@@ -19,11 +19,15 @@ Workspace::Workspace(const Architecture& arch, Backend& backend, std::int64_t ch
   narrow_ = buffer(std::max(arch.model_dim, arch.q_dim()));
   wide_ = buffer(std::max(arch.qkv_dim(), arch.up_dim()));
   activated_ = buffer(arch.ffn_dim);
+  if (arch.has_post_norms())
+    branch_ = backend.allocate(chunk_rows * dtype_bytes(DType::kF32, arch.model_dim));
 }
 
 std::int64_t Workspace::bytes(const Architecture& arch, DType compute, std::int64_t chunk_rows) {
-  return chunk_rows * dtype_bytes(compute, std::max(arch.model_dim, arch.q_dim()) +
-                                               std::max(arch.qkv_dim(), arch.up_dim()) + arch.ffn_dim);
+  const std::int64_t branch = arch.has_post_norms() ? arch.model_dim : 0;
+  return chunk_rows * (dtype_bytes(compute, std::max(arch.model_dim, arch.q_dim()) +
+                                                std::max(arch.qkv_dim(), arch.up_dim()) + arch.ffn_dim) +
+                       dtype_bytes(DType::kF32, branch));
 }
 
 MatrixView Workspace::view(const Buffer& buffer, std::int64_t rows, std::int64_t cols) const {
@@ -34,15 +38,19 @@ MatrixView Workspace::qkv(std::int64_t rows) const { return view(wide_, rows, ar
 MatrixView Workspace::attended(std::int64_t rows) const { return view(narrow_, rows, arch_.q_dim()); }
 MatrixView Workspace::up(std::int64_t rows) const { return view(wide_, rows, arch_.up_dim()); }
 MatrixView Workspace::activated(std::int64_t rows) const { return view(activated_, rows, arch_.ffn_dim); }
+MatrixView Workspace::branch(std::int64_t rows) const {
+  return {branch_.as<>(), DType::kF32, rows, arch_.model_dim};
+}
 
 void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
-                const MatrixView& y) {
+                const MatrixView& y, bool accumulate) {
   backend.norm({.kind = arch.norm,
                 .x = x,
                 .weight = weights.weight.as<float>(),
                 .bias = data_or_null(weights.bias),
                 .epsilon = arch.norm_epsilon,
-                .y = y});
+                .y = y,
+                .accumulate = accumulate});
 }
 
 void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
@@ -59,7 +67,15 @@ void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::in
   const MatrixView normed = workspace.normed(hidden.rows), qkv = workspace.qkv(hidden.rows);
   apply_norm(arch, backend, weights.attention_norm, hidden, normed);
   apply_linear(backend, weights.qkv, normed, qkv);
-  backend.rope_append({.qkv = qkv, .positions = positions, .rope = &rope, .q = q, .kv = &kv});
+  const bool has_own_rope = weights.is_sliding && rope.sliding.rotary_dim > 0;
+  backend.rope_append({.qkv = qkv,
+                       .positions = positions,
+                       .rope = has_own_rope ? &rope.sliding : &rope.global,
+                       .q = q,
+                       .kv = &kv,
+                       .q_norm = data_or_null(weights.q_norm),
+                       .k_norm = data_or_null(weights.k_norm),
+                       .norm_epsilon = arch.norm_epsilon});
 }
 
 void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
@@ -69,10 +85,10 @@ void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
   backend.attention({.q = q,
                      .query_rows = query_rows,
                      .kv = &kv,
-                     .scale = 1.0f / std::sqrt(static_cast<float>(arch.head_dim)),
+                     .scale = arch.attention_scale,
                      .out = attended,
                      .plan = plan});
-  apply_linear(backend, weights.attention_out, attended, hidden, /*accumulate=*/true);
+  add_to(hidden, weights.attention_out, weights.attention_post_norm, attended);
 }
 
 void DecoderLayer::feed_forward(const MatrixView& hidden) const {
@@ -81,7 +97,15 @@ void DecoderLayer::feed_forward(const MatrixView& hidden) const {
   apply_norm(arch, backend, weights.ffn_norm, hidden, normed);
   apply_linear(backend, weights.up, normed, up);
   backend.activation({.kind = arch.activation, .x = up, .y = activated});
-  apply_linear(backend, weights.down, activated, hidden, /*accumulate=*/true);
+  add_to(hidden, weights.down, weights.ffn_post_norm, activated);
+}
+
+void DecoderLayer::add_to(const MatrixView& hidden, const LinearWeights& linear, const NormWeights& post_norm,
+                          const MatrixView& x) const {
+  if (!arch.has_post_norms()) return apply_linear(backend, linear, x, hidden, /*accumulate=*/true);
+  const MatrixView branch = workspace.branch(hidden.rows);
+  apply_linear(backend, linear, x, branch);
+  apply_norm(arch, backend, post_norm, branch, hidden, /*accumulate=*/true);
 }
 
 }  // namespace winnow

@@ -23,25 +23,26 @@ class Workspace {
   MatrixView attended(std::int64_t rows) const;   // [rows, q_dim]
   MatrixView up(std::int64_t rows) const;         // [rows, up_dim]
   MatrixView activated(std::int64_t rows) const;  // [rows, ffn_dim]
+  MatrixView branch(std::int64_t rows) const;     // [rows, model_dim] float32; families with post norms only
 
  private:
   MatrixView view(const Buffer& buffer, std::int64_t rows, std::int64_t cols) const;
   const Architecture& arch_;
   DType compute_;
   std::int64_t chunk_rows_;
-  Buffer narrow_, wide_, activated_;
+  Buffer narrow_, wide_, activated_, branch_;
 };
 
 // y = norm(x), and y = x W^T + bias (y += where `accumulate`), with a model's weights.
 void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
-                const MatrixView& y);
+                const MatrixView& y, bool accumulate = false);
 void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
                   bool accumulate = false);
 
 struct DecoderLayer {
   const Architecture& arch;
   const LayerWeights& weights;
-  const RopeTable& rope;
+  const RopeTables& rope;
   Backend& backend;
   const Workspace& workspace;
 
@@ -53,6 +54,10 @@ struct DecoderLayer {
               const LayerKv& kv, const BlockPlan* plan) const;
   // hidden += ffn(norm(hidden)).
   void feed_forward(const MatrixView& hidden) const;
+
+  // hidden += x W^T, or hidden += norm(x W^T) in families with post norms.
+  void add_to(const MatrixView& hidden, const LinearWeights& linear, const NormWeights& post_norm,
+              const MatrixView& x) const;
 };
 
 }  // namespace winnow

@@ -42,7 +42,7 @@ class Loader {
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
     if (!arch_.names.position_embedding.empty())
       find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
-    if (arch_.rope_theta > 0) weights.rope = rope_table();
+    load_rope(weights.rope);
     weights.bytes = bytes_;
     source_.drop_pages();
     report(1.0);
@@ -125,8 +125,17 @@ class Loader {
     const auto name = [&](const std::string& pattern) { return fmt::format(fmt::runtime(pattern), layer); };
     const TensorNames& names = arch_.names;
     LayerWeights weights;
+    weights.is_sliding = arch_.is_sliding(layer);
     weights.attention_norm = norm(name(names.attention_norm));
     weights.ffn_norm = norm(name(names.ffn_norm));
+    if (!names.q_norm.empty()) {
+      weights.q_norm = vector(name(names.q_norm), arch_.head_dim);
+      weights.k_norm = vector(name(names.k_norm), arch_.head_dim);
+    }
+    if (arch_.has_post_norms()) {
+      weights.attention_post_norm = norm(name(names.attention_post_norm));
+      weights.ffn_post_norm = norm(name(names.ffn_post_norm));
+    }
     weights.qkv = names.qkv.empty() ? linear({name(names.q), name(names.k), name(names.v)},
                                              {arch_.q_dim(), arch_.kv_dim(), arch_.kv_dim()}, arch_.model_dim)
                                     : linear({name(names.qkv)}, {arch_.qkv_dim()}, arch_.model_dim);
@@ -138,20 +147,12 @@ class Loader {
     return weights;
   }
 
-  RopeTable rope_table() const {
-    const std::int64_t half = arch_.head_dim / 2;
-    RopeTable table{backend_.allocate(arch_.context * half * 4), backend_.allocate(arch_.context * half * 4),
-                    arch_.context, arch_.head_dim};
-    for (std::int64_t position = 0; position < arch_.context; ++position) {
-      for (std::int64_t i = 0; i < half; ++i) {
-        const double frequency =
-            std::pow(arch_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(arch_.head_dim));
-        const double angle = static_cast<double>(position) * frequency;
-        table.cos.as<float>()[position * half + i] = static_cast<float>(std::cos(angle));
-        table.sin.as<float>()[position * half + i] = static_cast<float>(std::sin(angle));
-      }
-    }
-    return table;
+  void load_rope(RopeTables& tables) const {
+    if (arch_.rope_theta == 0) return;
+    tables.global =
+        make_rope_table(backend_, arch_.context, arch_.rotary_dim, arch_.rope_theta, arch_.rope_scaling);
+    if (arch_.sliding_rope_theta == 0) return;
+    tables.sliding = make_rope_table(backend_, arch_.context, arch_.rotary_dim, arch_.sliding_rope_theta, {});
   }
 
   const WeightSource& source_;
@@ -160,6 +161,21 @@ class Loader {
   const std::function<void(double)>& progress_;
   std::int64_t bytes_ = 0;
 };
+
+// `value` with `bits` significant bits, to nearest even.
+float round_to_bits(float value, int bits) {
+  int exponent = 0;
+  const float mantissa = std::frexp(value, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(mantissa, bits)), exponent - bits);
+}
+
+// transformers multiplies embeddings by sqrt(model_dim) in the type of the table.
+float embedding_scale(const Architecture& arch, DType table) {
+  if (!arch.scaled_embeddings) return 1.0f;
+  const float scale = std::sqrt(static_cast<float>(arch.model_dim));
+  if (table == DType::kBF16) return round_to_bits(scale, 8);
+  return table == DType::kF16 ? round_to_bits(scale, 11) : scale;
+}
 
 }  // namespace
 
@@ -176,6 +192,7 @@ void embed(const WeightSource& source, const Architecture& arch, std::span<const
   const TensorInfo& table = *source.find(arch.names.embedding);
   const TensorInfo* positions =
       arch.names.position_embedding.empty() ? nullptr : source.find(arch.names.position_embedding);
+  const float scale = embedding_scale(arch, table.dtype);
   std::vector<float> position_row(positions != nullptr ? dim : 0);
   for (std::int64_t i = 0; i < hidden.rows; ++i) {
     const std::int64_t token = tokens[i];
@@ -184,6 +201,7 @@ void embed(const WeightSource& source, const Architecture& arch, std::span<const
     }
     auto* row = hidden.row<float>(i);
     source.read_rows(table, token, token + 1, {row, dim});
+    if (scale != 1.0f) std::transform(row, row + dim, row, [&](float value) { return scale * value; });
     if (positions == nullptr) continue;
     source.read_rows(*positions, first_position + i, first_position + i + 1, position_row);
     for (std::size_t d = 0; d < dim; ++d) row[d] += position_row[d];

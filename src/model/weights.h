@@ -21,17 +21,26 @@ struct LinearWeights {
 
 struct LayerWeights {
   NormWeights attention_norm, ffn_norm;
-  LinearWeights qkv;            // [q_dim + 2 kv_dim, model_dim]
-  LinearWeights attention_out;  // [model_dim, q_dim]
-  LinearWeights up;             // [up_dim, model_dim]: gate | up, or up alone
-  LinearWeights down;           // [model_dim, ffn_dim]
+  NormWeights attention_post_norm, ffn_post_norm;  // empty unless the family has them
+  Buffer q_norm, k_norm;                           // [head_dim] float32, or empty
+  LinearWeights qkv;                               // [q_dim + 2 kv_dim, model_dim]
+  LinearWeights attention_out;                     // [model_dim, q_dim]
+  LinearWeights up;                                // [up_dim, model_dim]: gate | up, or up alone
+  LinearWeights down;                              // [model_dim, ffn_dim]
+  bool is_sliding = false;                         // has a sliding window
+};
+
+// Empty where the model has no rotary embedding.
+struct RopeTables {
+  RopeTable global;
+  RopeTable sliding;  // of sliding layers; empty: they use the global one
 };
 
 struct ModelWeights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   LinearWeights lm_head;  // [vocab, model_dim]
-  RopeTable rope;
+  RopeTables rope;
   std::int64_t bytes = 0;  // of all packed matrices
 };
 

@@ -59,6 +59,10 @@ std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
   fail(ErrorCode::kBadArgument, "--device {}: this build has cpu and reference", options.device);
 }
 
+ModelFacts model_facts(const Architecture& arch) {
+  return {arch.name, arch.shape_hash(), arch.layers, arch.heads};
+}
+
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   if (options.model.empty() == options.random_weights.empty()) {
     fail(ErrorCode::kBadArgument, "name a model (-m) or a shape (--random-weights), one of the two");
@@ -77,6 +81,9 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   }
   if (!engine->random_) engine->tokenizer_ = open_tokenizer(options.model);
   engine->weights_ = load_weights(*engine->source_, engine->arch_, *engine->backend_, options.progress);
+  engine->measure_costs_ = options.attention_costs;
+  engine->costs_ =
+      std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());
   return engine;
 }
 
@@ -84,6 +91,13 @@ const Tokenizer& Engine::tokenizer() const {
   if (tokenizer_ == nullptr)
     fail(ErrorCode::kBadArgument, "random weights have no tokenizer: they read token ids only");
   return *tokenizer_;
+}
+
+const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
+  const AttentionShape shape{arch_.heads, arch_.kv_heads, arch_.head_dim};
+  return costs_->get(attention_costs_key(*backend_, shape, rule), [&] {
+    return measure_costs_ ? measure_costs_(rule) : measure_attention_costs(*backend_, shape, rule);
+  });
 }
 
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,

@@ -9,6 +9,7 @@
 #include "formats/weight_source.h"
 #include "model/architecture.h"
 #include "model/weights.h"
+#include "runtime/attention_costs.h"
 #include "runtime/prefill_plan.h"
 #include "sparsity/policy.h"
 #include "tokenizer/tokenizer.h"
@@ -23,10 +24,15 @@ struct EngineOptions {
   Precision precision = Precision::kBF16;
   int threads = 0;                       // 0: all the process may use
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
+  // What attention costs, where it shall not be measured; for tests and experiments. Empty: measured.
+  std::function<AttentionCosts(const BlockRule&)> attention_costs = {};
 };
 
 // The backend that device, precision and threads name. Error(kBadArgument) for a device this build has not.
 std::unique_ptr<Backend> make_backend(const EngineOptions& options);
+
+// What a policy is checked against.
+ModelFacts model_facts(const Architecture& arch);
 
 class Engine {
  public:
@@ -41,7 +47,10 @@ class Engine {
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const { return tokenizer_ != nullptr; }
   bool random() const { return random_; }
-  ModelFacts facts() const { return {arch_.name, arch_.shape_hash(), arch_.layers}; }
+  ModelFacts facts() const { return model_facts(arch_); }
+
+  // Of this model's heads under `rule`, on this machine: from the cache file, or measured now.
+  const AttentionCosts& attention_costs(const BlockRule& rule) const;
 
   // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
   // caches).
@@ -54,6 +63,8 @@ class Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelWeights weights_;
+  std::function<AttentionCosts(const BlockRule&)> measure_costs_;
+  std::unique_ptr<AttentionCostsCache> costs_;
   bool random_ = false;
 };
 

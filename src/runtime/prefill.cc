@@ -1,16 +1,27 @@
 // Prefill: the main path. One loop over the layers; at a stage, tokens are scored and only the kept ones go
 // on. Dense is the same loop with no stage.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <utility>
 
 #include "core/check.h"
+#include "runtime/block_attention.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/session.h"
 
 namespace winnow {
+namespace {
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
 
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
 struct Session::Turn {
@@ -24,6 +35,7 @@ struct Session::Turn {
   std::vector<std::int64_t> rows_before;  // [layers] cache rows of earlier turns
   PositionMode positions_before{};        // of the turn before
   std::unique_ptr<Scorer> scorer;         // null when nothing is pruned, or the caller scores
+  const AttentionCosts* costs = nullptr;  // null: blocks are skipped without asking what it costs
   std::vector<Stage>::const_iterator next_stage;
 
   std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
@@ -51,6 +63,9 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   turn.first_position = next_position_;
   if (policy.prunes() && !options.stage_scores)
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
+  if (!policy.attention.dense() && policy.attention.gate) {
+    turn.costs = &engine_.attention_costs(policy.attention.rule);
+  }
   turn.alive.resize(tokens.size());
   std::iota(turn.alive.begin(), turn.alive.end(), 0);
   turn.hidden = backend.allocate(count * arch.model_dim * 4);
@@ -62,6 +77,8 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
 
   turn.positions_before = std::exchange(positions_, policy.tokens.positions);
   stages_.clear();
+  block_stats_.clear();
+  for (auto& planner : decode_planners_) planner.reset();  // caches may lose rows before the next step
   prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
   decode_stats_ = {};
   bool finished = false;
@@ -77,9 +94,10 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     return false;
   }
   next_position_ += count;
+  attention_ = policy.attention;
   if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
-  prefill_stats_.ms =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  prefill_stats_.ms = ms_since(start);
+  log_gate();
   return true;
 }
 
@@ -141,8 +159,7 @@ void Session::prune(Turn& turn, const Stage& stage) {
   StageRecord record;
   const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
   record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
-  record.scoring_ms =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  record.scoring_ms = ms_since(start);
   stages_.push_back(record);
   if (static_cast<std::int64_t>(kept.size()) == count) return;
 
@@ -167,33 +184,54 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const DecoderLayer step = layer(index);
   const LayerKv& kv = kv_[index];
   const std::span<const std::int64_t> query_rows(turn.query_rows);
-  for (std::int64_t begin = last_token_only ? rows - 1 : 0; begin < rows; begin += kChunkRows) {
+  const std::int64_t first = last_token_only ? rows - 1 : 0;
+  LayerPlanner planner(turn.policy.attention, turn.costs, engine_.backend(),
+                       {index, turn.q_view, query_rows, &kv, attention_scale()}, rows - first);
+  for (std::int64_t begin = first; begin < rows; begin += kChunkRows) {
     const std::int64_t chunk = std::min(kChunkRows, rows - begin);
     const MatrixView hidden = turn.hidden_view.slice(begin, chunk), q = turn.q_view.slice(begin, chunk);
     const std::span<const std::int64_t> rows_of_chunk = query_rows.subspan(begin, chunk);
     if (turn.options.observe_attention) {
       turn.options.observe_attention({index, q, rows_of_chunk, &kv, attention_scale()});
     }
-    step.attend(hidden, q, rows_of_chunk, kv, nullptr);
+    const BlockPlan* plan = planner.plan(q, rows_of_chunk);
+    const auto start = std::chrono::steady_clock::now();
+    step.attend(hidden, q, rows_of_chunk, kv, plan);
+    planner.add_attention_ms(ms_since(start));
     step.feed_forward(hidden);
   }
-  count_work(turn, index, last_token_only ? query_rows.last(1) : query_rows);
+  if (!turn.policy.attention.dense()) block_stats_.push_back(planner.record());
+  count_work(turn, planner.record());
 }
 
-void Session::count_work(const Turn& turn, std::int64_t index, std::span<const std::int64_t> query_rows) {
+void Session::count_work(const Turn& turn, const BlockRecord& record) {
   const Architecture& arch = engine_.arch();
-  const std::int64_t entered = kv_[index].rows - turn.rows_before[index];
-  const auto finished = static_cast<double>(query_rows.size());
+  const std::int64_t entered = kv_[record.layer].rows - turn.rows_before[record.layer];
+  const auto finished = static_cast<double>(record.rows);
   const double qkv_flops = 2.0 * static_cast<double>(arch.model_dim * arch.qkv_dim());
-  double pairs = 0;
-  for (const std::int64_t row : query_rows) pairs += static_cast<double>(row + 1);
   prefill_stats_.linear_flops +=
       static_cast<double>(entered) * qkv_flops + finished * (arch.layer_linear_flops() - qkv_flops);
-  prefill_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
-  prefill_stats_.attention_pairs += pairs;
+  prefill_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * record.computed_pairs;
+  prefill_stats_.attention_pairs += record.computed_pairs;
+  prefill_stats_.causal_pairs += record.causal_pairs;
+  prefill_stats_.plan_ms += record.plan_ms;
+  prefill_stats_.sparse_chunks += record.sparse_chunks;
+  prefill_stats_.dense_chunks += record.dense_chunks;
   const auto before = static_cast<double>(turn.first_position),
              count = static_cast<double>(turn.prompt_tokens);
   prefill_stats_.dense_attention_pairs += count * before + count * (count + 1) / 2;
+}
+
+// Once a session: the records say it for every layer of every turn.
+void Session::log_gate() {
+  const auto gated = std::find_if(block_stats_.begin(), block_stats_.end(), [](const BlockRecord& record) {
+    return record.gated == DenseReason::kShort || record.gated == DenseReason::kTooDense;
+  });
+  if (gated == block_stats_.end() || std::exchange(gate_logged_, true)) return;
+  spdlog::debug(
+      "attention in full where skipping blocks would not be faster: {} of {} chunks ({} in layer {})",
+      prefill_stats_.dense_chunks, prefill_stats_.dense_chunks + prefill_stats_.sparse_chunks,
+      dense_reason_name(gated->gated), gated->layer);
 }
 
 void Session::compute_logits(const Turn& turn) {
@@ -255,6 +293,12 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64
          policy.name, engine_.arch().name);
   }
   const std::int64_t context = engine_.arch().context;
+  if (engine_.arch().sliding_window > 0 && tokens > room()) {
+    fail(ErrorCode::kUnsupported,
+         "the prompt has {} tokens; {} has a sliding window of {}, and winnow runs only what fits in it yet: "
+         "shorten it by {}",
+         tokens, engine_.arch().name, engine_.arch().sliding_window, tokens - room());
+  }
   if (tokens > room()) {
     fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}",
          tokens, next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context,

@@ -1,5 +1,8 @@
 #include "runtime/prefill_plan.h"
 
+#include <algorithm>
+#include <span>
+
 #include "model/decoder_layer.h"
 #include "sparsity/token_pruner.h"
 
@@ -18,16 +21,56 @@ std::vector<std::int64_t> rows_by_layer(const Policy& policy, std::int64_t layer
   return rows;
 }
 
+namespace {
+
+std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
+
+// What a planner keeps of a cache of `rows`: pooled keys, means of blocks.
+std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, const BlockRule& rule,
+                           std::int64_t rows) {
+  std::int64_t bytes = 0;
+  if (rule.estimator == BlockEstimator::kPooled) {
+    bytes += blocks_of(rows, rule.pool) * arch.kv_heads * arch.head_dim * 4;
+  }
+  if (rule.mean_correction) bytes += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows / rule.k_block);
+  return bytes;
+}
+
+// The plan of a chunk that lists every block, and the estimates behind it.
+std::int64_t plan_bytes(const Architecture& arch, const BlockRule& rule, std::int64_t rows) {
+  const std::int64_t blocks =
+      arch.heads * blocks_of(std::min(rows, kChunkRows), rule.q_block) * blocks_of(rows, rule.k_block);
+  constexpr std::int64_t kListed = 4, kEstimate = 4;
+  return blocks * (rule.estimator == BlockEstimator::kNone ? kListed : kListed + kEstimate);
+}
+
+// One layer is planned at a time; decoding over selected blocks keeps a planner for each.
+std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, const AttentionPolicy& policy,
+                            std::span<const std::int64_t> layer_rows, std::int64_t new_tokens) {
+  if (policy.dense()) return 0;
+  std::int64_t one = 0, all = 0;
+  for (const std::int64_t rows : layer_rows) {
+    one =
+        std::max(one, planner_bytes(arch, backend, policy.rule, rows) + plan_bytes(arch, policy.rule, rows));
+    all += planner_bytes(arch, backend, policy.rule, rows + new_tokens);
+  }
+  return one + (policy.decode == DecodeMode::kSelected ? all : 0);
+}
+
+}  // namespace
+
 MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
                                std::int64_t new_tokens, const Policy& policy) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
   estimate.weights = dtype_bytes(compute, arch.matrix_elements());
-  for (const std::int64_t rows : rows_by_layer(policy, arch.layers, prompt_tokens)) {
+  const std::vector<std::int64_t> layer_rows = rows_by_layer(policy, arch.layers, prompt_tokens);
+  for (const std::int64_t rows : layer_rows) {
     estimate.kv += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows + new_tokens);
   }
   estimate.activations = prompt_tokens * (4 * arch.model_dim + dtype_bytes(compute, arch.q_dim())) +
-                         Workspace::bytes(arch, compute, kChunkRows);
+                         Workspace::bytes(arch, compute, kChunkRows) +
+                         planning_bytes(arch, backend, policy.attention, layer_rows, new_tokens);
   return estimate;
 }
 

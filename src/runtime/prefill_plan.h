@@ -19,7 +19,8 @@ std::vector<std::int64_t> rows_by_layer(const Policy& policy, std::int64_t layer
 
 // Bytes a run needs.
 struct MemoryEstimate {
-  std::int64_t weights = 0, kv = 0, activations = 0;
+  std::int64_t weights = 0, kv = 0;
+  std::int64_t activations = 0;  // and what choosing blocks of attention needs
   std::int64_t total() const { return weights + kv + activations; }
 };
 

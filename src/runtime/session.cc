@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "runtime/prefill_plan.h"
+#include "sparsity/selector.h"
 
 namespace winnow {
 
@@ -21,6 +22,7 @@ Session::Session(const Engine& engine)
     kv_.back().head_dim = arch.head_dim;
   }
   Backend& backend = engine.backend();
+  decode_planners_.resize(kv_.size());
   decode_hidden_ = backend.allocate(arch.model_dim * 4);
   decode_q_ = backend.allocate(dtype_bytes(backend.compute_dtype(), arch.q_dim()));
 }
@@ -41,7 +43,7 @@ std::int32_t Session::next_rope_position(const LayerKv& kv) const {
 }
 
 float Session::attention_scale() const {
-  return 1.0f / std::sqrt(static_cast<float>(engine_.arch().head_dim));
+  return engine_.arch().attention_scale;
 }
 
 void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
@@ -72,10 +74,16 @@ void Session::decode(TokenId token) {
     const std::int64_t row = kv.rows;
     const DecoderLayer step = layer(i);
     step.project_qkv(hidden, {&position, 1}, q, kv);
-    step.attend(hidden, q, {&row, 1}, kv, nullptr);
+    const BlockPlan* plan = plan_decode(i, q, row);
+    const auto causal = static_cast<double>(kv.rows);
+    const double pairs = plan == nullptr ? causal : plan_work(*plan, {&row, 1}).computed;
+    step.attend(hidden, q, {&row, 1}, kv, plan);
     step.feed_forward(hidden);
-    decode_stats_.kv_bytes += static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows));
-    decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim() * kv.rows);
+    decode_stats_.kv_bytes +=
+        static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) * pairs / causal;
+    decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
+    decode_stats_.attention_pairs += pairs;
+    decode_stats_.causal_pairs += causal;
   }
   logits_of(hidden, {logits_.data(), DType::kF32, 1, arch.vocab});
   next_position_ += 1;
@@ -84,6 +92,24 @@ void Session::decode(TokenId token) {
   decode_stats_.weight_bytes += static_cast<double>(engine_.weights().bytes);
   decode_stats_.ms +=
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The blocks a decoded token sees in a layer; null: everything. Heads that share a kv head share their
+// blocks, so that what is read of the cache is read once.
+const BlockPlan* Session::plan_decode(std::int64_t index, const MatrixView& q, std::int64_t row) {
+  if (attention_.dense() || attention_.decode == DecodeMode::kDense) return nullptr;
+  if (index < attention_.dense_first_layers) return nullptr;
+  std::unique_ptr<BlockPlanner>& planner = decode_planners_[static_cast<std::size_t>(index)];
+  if (planner == nullptr) {
+    BlockPlannerParams params = planner_params(attention_, index, engine_.arch().heads);
+    params.rule.group_union = true;
+    params.kv = &kv_[index];
+    params.scale = attention_scale();
+    params.last_q = q;
+    planner = engine_.backend().make_planner(params);
+  }
+  planner->plan(q, {&row, 1}, decode_plan_);
+  return &decode_plan_;
 }
 
 std::vector<std::int64_t> Session::kv_lens() const {

@@ -9,21 +9,13 @@
 #include <vector>
 
 #include "model/decoder_layer.h"
+#include "runtime/block_attention.h"
 #include "runtime/engine.h"
 #include "runtime/stats.h"
 #include "sparsity/scorer.h"
 #include "sparsity/token_pruner.h"
 
 namespace winnow {
-
-// What attention is about to be computed: one chunk of queries of one layer.
-struct AttentionView {
-  std::int64_t layer = 0;
-  MatrixView q;                              // [rows, q_dim] rotated, compute dtype
-  std::span<const std::int64_t> query_rows;  // [rows] cache rows of the queries
-  const LayerKv* kv = nullptr;
-  float scale = 1.0f;
-};
 
 struct PrefillOptions {
   std::int64_t reserve_tokens = 128;     // room in the caches for this many decoded tokens
@@ -61,7 +53,9 @@ class Session {
   const std::vector<StageRecord>& stages() const { return stages_; }  // of the last prefill
   const PassStats& prefill_stats() const { return prefill_stats_; }   // of the last prefill
   const PassStats& decode_stats() const { return decode_stats_; }     // summed since then
-  std::vector<std::int64_t> kv_lens() const;                          // cache rows by layer
+  // What block selection did in each layer of the last prefill; empty when its policy had no selector.
+  const std::vector<BlockRecord>& block_stats() const { return block_stats_; }
+  std::vector<std::int64_t> kv_lens() const;  // cache rows by layer
   std::int64_t kv_bytes() const;
   // Rotary positions of a layer's cache rows: with original positions, the places in the conversation of the
   // tokens that reached it.
@@ -73,7 +67,9 @@ class Session {
   bool run_layers(Turn& turn);  // false: cancelled
   void prune(Turn& turn, const Stage& stage);
   void finish_layer(Turn& turn, std::int64_t layer);
-  void count_work(const Turn& turn, std::int64_t layer, std::span<const std::int64_t> query_rows);
+  void count_work(const Turn& turn, const BlockRecord& record);
+  void log_gate();
+  const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);
   void compute_logits(const Turn& turn);
   void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
@@ -89,7 +85,13 @@ class Session {
   std::int64_t next_position_ = 0;
   std::vector<float> logits_;
   std::vector<StageRecord> stages_;
+  std::vector<BlockRecord> block_stats_;
+  bool gate_logged_ = false;
   PassStats prefill_stats_, decode_stats_;
+  // Decoding over selected blocks, as the last prefill's policy says.
+  AttentionPolicy attention_;
+  std::vector<std::unique_ptr<BlockPlanner>> decode_planners_;  // [layers], made by the first step
+  BlockPlan decode_plan_;
   Workspace workspace_;
   Buffer decode_hidden_, decode_q_;
 };

@@ -1,6 +1,8 @@
 #include "sparsity/policy.h"
 
+#include <charconv>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -9,6 +11,7 @@
 #include "core/mapped_file.h"
 #include "formats/json_text.h"
 #include "sparsity/policy_names.h"
+#include "sparsity/selector.h"
 
 namespace winnow {
 namespace {
@@ -24,6 +27,7 @@ constexpr std::int64_t kMinScheduleLayers = kFirstStage + kLayersAfterLastStage;
 constexpr NamedValue<double> kSchedules[] = {{"keep09", 0.9}, {"keep08", 0.8}, {"keep07", 0.7}};
 constexpr std::string_view kPresetNames = "dense, keep09, keep08, keep07";
 
+std::string selector_names() { return names_of<SelectorKind>(kSelectors); }
 std::string scorer_names() { return names_of<ScorerKind>(kScorers); }
 
 bool is_preset(std::string_view name) {
@@ -100,9 +104,71 @@ Policy preset_or_file(const std::string& base, const ModelFacts& model) {
   if (exists(base)) return read_policy_file(base);
   fail(ErrorCode::kBadArgument,
        "policy \"{}\": this is no preset, and a file of that name does not exist; presets: {}; a JSON policy "
-       "file works "
-       "too, and each may be followed by :SCORER[=FILE], SCORER being one of {}",
-       printable(base), kPresetNames, scorer_names());
+       "file works too, and each may be followed by :SCORER[=FILE], SCORER being one of {}, and by "
+       "+SELECTOR[=THRESHOLD], SELECTOR being one of {}",
+       printable(base), kPresetNames, scorer_names(), selector_names());
+}
+
+// What "SELECTOR[=THRESHOLD]" means; nullopt when it begins with no selector's name.
+std::optional<AttentionPolicy> selector_term(const std::string& term, const std::string& text) {
+  const std::size_t equals = term.find('=');
+  const SelectorKind* kind = find_named<SelectorKind>(kSelectors, term.substr(0, equals));
+  if (kind == nullptr) return std::nullopt;
+  AttentionPolicy policy = attention_policy(*kind);
+  if (equals == std::string::npos) return policy;
+  const std::string where = fmt::format("policy \"{}\"", printable(text));
+  if (*kind == SelectorKind::kDense || *kind == SelectorKind::kLocal) {
+    fail(ErrorCode::kBadArgument, "{}: the selector {} takes no threshold", where, selector_name(*kind));
+  }
+  const std::string value = term.substr(equals + 1);
+  float threshold = 0;
+  const char* end = value.data() + value.size();
+  const auto [stop, error] = std::from_chars(value.data(), end, threshold);
+  if (error != std::errc() || stop != end || !(threshold > 0 && threshold <= 1)) {
+    fail(ErrorCode::kBadArgument, "{}: threshold \"{}\", expected a number in (0, 1]", where,
+         printable(value));
+  }
+  policy.thresholds = {{threshold}};
+  return policy;
+}
+
+struct Terms {
+  std::string tokens;
+  std::optional<AttentionPolicy> attention;  // none: the file's own
+};
+
+// A path may hold '+' itself, so only what begins with a selector's name is cut off.
+Terms split_terms(const std::string& text) {
+  const bool preset = is_preset(text);
+  if (!preset) {
+    if (auto attention = selector_term(text, text)) return {"dense", std::move(attention)};
+  }
+  const std::size_t plus = text.rfind('+');
+  if (preset || plus == std::string::npos || exists(text)) return {text, std::nullopt};
+  auto attention = selector_term(text.substr(plus + 1), text);
+  if (!attention) return {text, std::nullopt};
+  Terms terms{text.substr(0, plus), std::move(attention)};
+  if (split_terms(terms.tokens).attention) {
+    fail(ErrorCode::kBadArgument, "policy \"{}\": names two selectors; a policy has one", printable(text));
+  }
+  return terms;
+}
+
+// The table of thresholds: one for all, or a row a layer of one number or one a head.
+void check_thresholds(const AttentionPolicy& attention, const ModelFacts& model, const std::string& origin) {
+  if (attention.one_threshold()) return;
+  const auto layers = static_cast<std::int64_t>(attention.thresholds.size());
+  if (layers != model.layers) {
+    fail(ErrorCode::kBadArgument, "{}: attention.thresholds has {} layers, but {} has {}", origin, layers,
+         printable(model.name), model.layers);
+  }
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const auto heads = static_cast<std::int64_t>(attention.thresholds[layer].size());
+    if (heads == 1 || heads == model.heads || model.heads == 0) continue;
+    fail(ErrorCode::kBadArgument,
+         "{}: attention.thresholds[{}] has {} numbers, but {} has {} heads: give one, or one for each head",
+         origin, layer, heads, printable(model.name), model.heads);
+  }
 }
 
 void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string& text) {
@@ -128,12 +194,15 @@ ScorerKind scorer_from_name(std::string_view name, const std::string& where, Err
 }
 
 const char* scorer_name(ScorerKind kind) { return name_of<ScorerKind>(kScorers, kind); }
+const char* selector_name(SelectorKind kind) { return name_of<SelectorKind>(kSelectors, kind); }
 
 Policy parse_policy(const std::string& text, const ModelFacts& model) {
-  const PolicyText parts = split(text);
+  const Terms terms = split_terms(text);
+  const PolicyText parts = split(terms.tokens);
   Policy policy = preset_or_file(parts.base, model);
-  const bool names_scorer = parts.base.size() < text.size();  // also "keep08:", whose scorer is ""
+  const bool names_scorer = parts.base.size() < terms.tokens.size();  // also "keep08:", whose scorer is ""
   if (names_scorer) set_scorer(policy.tokens, parts, text);
+  if (terms.attention) policy.attention = *terms.attention;
   policy.name = text;
   if (model.layers > 0) check_policy(policy, model, parts.base);
   return policy;
@@ -156,6 +225,12 @@ void check_policy(const Policy& policy, const ModelFacts& model, const std::stri
     fail(ErrorCode::kBadArgument,
          "{}: tokens.stages[{}].layer is {}, but {} has {} layers: a stage lies in 1..{}", origin, i, layer,
          printable(model.name), model.layers, model.layers - 1);
+  }
+  check_thresholds(policy.attention, model, origin);
+  if (policy.attention.dense_first_layers >= model.layers) {
+    fail(ErrorCode::kBadArgument,
+         "{}: attention.dense_first_layers is {}, but {} has {} layers: none is left", origin,
+         policy.attention.dense_first_layers, printable(model.name), model.layers);
   }
 }
 

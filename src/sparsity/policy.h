@@ -1,5 +1,5 @@
-// Policy: what to leave out. Plain data, read from JSON, a preset or "preset:scorer"; checked against a model
-// once.
+// Policy: what to leave out. Plain data, read from JSON or from a text such as "keep08:recency+pooled=0.9";
+// checked against a model once.
 #pragma once
 
 #include <cstdint>
@@ -55,13 +55,14 @@ enum class DecodeMode : std::uint8_t { kDense, kSelected };
 struct AttentionPolicy {
   SelectorKind selector = SelectorKind::kDense;
   BlockRule rule;
-  std::vector<std::vector<float>> thresholds{{0.95f}};  // [1][1], [layers][1] or [layers][heads]
-  std::int64_t dense_last_tokens = 0;                   // the turn's last queries see everything
+  std::vector<std::vector<float>> thresholds{{0.95f}};  // [1][1], or [layers] of [1] or [heads] each
+  std::int64_t dense_last_tokens = 64;                  // the turn's last queries see everything
   std::int64_t dense_first_layers = 0;
   DecodeMode decode = DecodeMode::kDense;
   bool gate = true;  // false: blocks are skipped even where the dense kernel would be faster
 
   bool dense() const { return selector == SelectorKind::kDense; }
+  bool one_threshold() const { return thresholds.size() == 1 && thresholds[0].size() == 1; }
   float threshold(std::int64_t layer, std::int64_t head) const {
     const std::vector<float>& row = thresholds.size() == 1 ? thresholds[0] : thresholds[layer];
     return row.size() == 1 ? row[0] : row[head];
@@ -84,29 +85,35 @@ struct Policy {
 struct ModelFacts {
   std::string name, shape_hash;
   std::int64_t layers = 0;
+  std::int64_t heads = 0;  // query heads; 0: not known, and not compared
 };
 
-// POLICY as on the command line: "dense", "keep09|keep08|keep07", a JSON file, each with an optional
-// ":scorer[=file]". A text is cut at its last ':' with a scorer's name behind it, so that paths may hold ':';
-// presets win over files of the same name. The result has passed check_policy(), unless `model` has no layers
-// (no model is known: files and "dense" only). Error(kBadArgument) names what is wrong and what is possible;
-// a file's own faults are those of policy_from_json(), and bad JSON, a key given twice or more than 1 MiB are
-// Error(kBadFormat).
+// POLICY as on the command line: terms joined by '+'.
+//   TOKENS[+SELECTOR]   or   SELECTOR alone, with dense tokens
+//   TOKENS   = dense | keep09 | keep08 | keep07 | a JSON file, each with an optional :SCORER[=FILE]
+//   SELECTOR = dense | local | NAME[=THRESHOLD], NAME a selector of policy_from_json(): it takes the place of
+//              the file's attention section, with the selector's defaults for all but the threshold
+// A text is cut at its last '+' and its last ':' with a selector's or scorer's name behind it, so that paths
+// may hold both; presets and selectors win over files of the same name. The result has passed check_policy(),
+// unless `model` has no layers (no model is known: files, "dense" and selectors only). Error(kBadArgument)
+// names what is wrong and what is possible; a file's own faults are those of policy_from_json(), and bad
+// JSON, a key given twice or more than 1 MiB are Error(kBadFormat).
 Policy parse_policy(const std::string& text, const ModelFacts& model);
 
-// From a policy file's JSON; unknown keys, wrong types and values out of range are Error(kBadFormat) naming
-// file and key; another version, the scorer "oracle" and any block selection are Error(kUnsupported): this
-// release cannot run them. `origin` is the file, for messages and because a relative scorer_file counts from
-// its folder. check_policy() follows separately.
+// From a policy file's JSON; unknown keys, wrong types, values out of range and keys that the selector does
+// not know are Error(kBadFormat) naming file and key; another version is Error(kUnsupported). `origin` is the
+// file, for messages and because a relative scorer_file counts from its folder. check_policy() follows
+// separately.
 Policy policy_from_json(const nlohmann::json& json, const std::string& origin);
-// Every key, so that a file keeps its meaning when defaults change. scorer_file comes out absolute: the JSON
-// may be saved anywhere.
+// Every key that has a meaning, so that a file keeps it when defaults change. scorer_file comes out absolute:
+// the JSON may be saved anywhere.
 nlohmann::json policy_to_json(const Policy& policy);
 
 // Error(kBadArgument) when the policy was made for another model (other layers or shape_hash; names are not
-// compared), or a stage is not in 1..layers-1.
+// compared), a stage is not in 1..layers-1, or the table of thresholds has not the model's layers and heads.
 void check_policy(const Policy& policy, const ModelFacts& model, const std::string& origin);
 
 const char* scorer_name(ScorerKind kind);
+const char* selector_name(SelectorKind kind);
 
 }  // namespace winnow

@@ -1,16 +1,13 @@
 // Policies as JSON. Everything is checked here, so that the rest of the program can trust a Policy.
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
-#include <limits>
 #include <optional>
 #include <string>
-#include <string_view>
 
-#include "core/byte_reader.h"
 #include "core/error.h"
+#include "sparsity/attention_json.h"
 #include "sparsity/policy.h"
+#include "sparsity/policy_fields.h"
 #include "sparsity/policy_names.h"
 
 namespace winnow {
@@ -19,125 +16,11 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::int64_t kVersion = 1;
-// Counts of tokens and layers stay where sums and products of them cannot overflow.
-constexpr std::int64_t kMaxCount = std::numeric_limits<std::int32_t>::max();
 
 constexpr NamedValue<HeadReduction> kHeads[] = {{"max", HeadReduction::kMax}, {"mean", HeadReduction::kMean}};
 constexpr NamedValue<PositionMode> kPositions[] = {{"original", PositionMode::kOriginal},
                                                    {"compact", PositionMode::kCompact}};
 constexpr NamedValue<KvMode> kKv[] = {{"own", KvMode::kOwn}, {"final", KvMode::kFinal}};
-constexpr std::string_view kSparseSelectors[] = {"exact_mass", "threshold",      "antidiagonal",
-                                                 "pooled",     "vertical_slash", "local"};
-
-// Numbers from `low` (itself excluded when `open`) to `high`.
-struct Interval {
-  double low, high;
-  bool open;
-
-  bool contains(double x) const { return (open ? x > low : x >= low) && x <= high; }  // false for NaN
-  std::string text() const { return fmt::format("{}{}, {}]", open ? "(" : "[", low, high); }
-};
-constexpr Interval kShare{0.0, 1.0, false};
-constexpr Interval kPositiveShare{0.0, 1.0, true};
-
-std::string shown(const Json& value) {
-  return printable(value.dump(-1, ' ', true, Json::error_handler_t::replace));
-}
-
-// One object of the file; messages name the file and the path of the key. Absent keys are nullopt.
-class Fields {
- public:
-  using Keys = std::initializer_list<std::string_view>;
-
-  // Error when `json` is no object or has a key that is not in `known`.
-  Fields(const Json& json, std::string path, const std::string& origin, Keys known)
-      : json_(json), path_(std::move(path)), origin_(origin) {
-    if (!json.is_object()) {
-      fail(ErrorCode::kBadFormat, "{}: {} is {}, expected an object", origin_,
-           path_.empty() ? "the policy" : path_, shown(json));
-    }
-    for (const auto& [key, value] : json.items()) check_known(key, known);
-  }
-
-  const std::string& origin() const { return origin_; }
-  std::string path_of(std::string_view key) const {
-    return path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key);
-  }
-  [[noreturn]] void fail_key(std::string_view key, const std::string& what,
-                             ErrorCode code = ErrorCode::kBadFormat) const {
-    fail(code, "{}: {}: {}", origin_, path_of(key), what);
-  }
-
-  const Json* find(std::string_view key) const {
-    const auto found = json_.find(key);
-    return found == json_.end() ? nullptr : &*found;
-  }
-
-  std::optional<std::int64_t> integer(std::string_view key, std::int64_t low) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    // An unsigned number beyond int64 comes out negative, so it is compared before.
-    const bool fits = value->is_number_integer() &&
-                      !(value->is_number_unsigned() && value->get<std::uint64_t>() > kMaxCount) &&
-                      value->get<std::int64_t>() >= low && value->get<std::int64_t>() <= kMaxCount;
-    if (!fits) fail_type(key, *value, fmt::format("an integer in {}..{}", low, kMaxCount));
-    return value->get<std::int64_t>();
-  }
-
-  std::optional<std::uint64_t> unsigned_64(std::string_view key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    const bool fits =
-        value->is_number_unsigned() || (value->is_number_integer() && value->get<std::int64_t>() >= 0);
-    if (!fits) fail_type(key, *value, "an integer of 0 or more (64 bits)");
-    return value->get<std::uint64_t>();
-  }
-
-  std::optional<double> number(std::string_view key, const Interval& interval) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number() || !interval.contains(value->get<double>())) {
-      fail_type(key, *value, "a number in " + interval.text());
-    }
-    return value->get<double>();
-  }
-
-  std::optional<std::string> string(std::string_view key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_string()) fail_type(key, *value, "a string");
-    return value->get<std::string>();
-  }
-
-  template <class T>
-  std::optional<T> choice(std::string_view key, std::span<const NamedValue<T>> values) const {
-    const auto name = string(key);
-    if (!name) return std::nullopt;
-    const T* value = find_named(values, *name);
-    if (value == nullptr) fail_type(key, Json(*name), "one of " + names_of(values));
-    return *value;
-  }
-
-  [[noreturn]] void fail_type(std::string_view key, const Json& value, const std::string& expected) const {
-    fail_key(key, fmt::format("found {}, expected {}", shown(value), expected));
-  }
-
- private:
-  void check_known(const std::string& key, Keys known) const {
-    std::string names;
-    for (const std::string_view name : known) {
-      if (name == key) return;
-      names += names.empty() ? "" : ", ";
-      names += name;
-    }
-    fail(ErrorCode::kBadFormat, "{}: unknown key {}; known here: {}", origin_, path_of(printable(key)),
-         names);
-  }
-
-  const Json& json_;
-  std::string path_;
-  const std::string& origin_;
-};
 
 Stage read_stage(const Json& json, const std::string& path, const std::string& origin) {
   const Fields fields(json, path, origin, {"layer", "keep", "top_p"});
@@ -218,28 +101,6 @@ TokenPolicy read_tokens(const Json& json, const std::string& origin) {
   tokens.positions = fields.choice<PositionMode>("positions", kPositions).value_or(tokens.positions);
   tokens.kv = fields.choice<KvMode>("kv", kKv).value_or(tokens.kv);
   return tokens;
-}
-
-// This release has no block selection. A file that asks for it must not run dense in silence.
-void check_attention(const Json& json, const std::string& origin) {
-  const Fields fields(
-      json, "attention", origin,
-      {"selector", "q_block", "k_block", "stride", "criterion", "thresholds", "sink_tokens", "local_tokens",
-       "dense_last_tokens", "dense_first_layers", "mean_correction", "group_union", "decode"});
-  const std::string selector = fields.string("selector").value_or("dense");
-  constexpr const char* kOnlyDense =
-      "this release has no block selection; only {\"selector\": \"dense\"} runs";
-  for (const std::string_view known : kSparseSelectors) {
-    if (selector != known) continue;
-    fields.fail_key("selector", fmt::format("\"{}\": {}", selector, kOnlyDense), ErrorCode::kUnsupported);
-  }
-  if (selector != "dense") {
-    fields.fail_type("selector", Json(selector),
-                     fmt::format("one of dense, {}", fmt::join(kSparseSelectors, ", ")));
-  }
-  for (const auto& [key, value] : json.items()) {
-    if (key != "selector") fields.fail_key(key, kOnlyDense, ErrorCode::kUnsupported);
-  }
 }
 
 // Informative, so only names and the kind of value are checked; what was not measured may be null.
@@ -326,7 +187,7 @@ Policy policy_from_json(const nlohmann::json& json, const std::string& origin) {
   policy.name = origin;
   if (const Json* model = fields.find("model")) read_model(*model, origin, policy);
   if (const Json* tokens = fields.find("tokens")) policy.tokens = read_tokens(*tokens, origin);
-  if (const Json* attention = fields.find("attention")) check_attention(*attention, origin);
+  if (const Json* attention = fields.find("attention")) policy.attention = read_attention(*attention, origin);
   if (const Json* measured = fields.find("measured")) policy.measured = read_measured(*measured, origin);
   return policy;
 }
@@ -334,7 +195,7 @@ Policy policy_from_json(const nlohmann::json& json, const std::string& origin) {
 nlohmann::json policy_to_json(const Policy& policy) {
   Json json = {{"version", kVersion},
                {"tokens", tokens_to_json(policy.tokens)},
-               {"attention", {{"selector", "dense"}}}};
+               {"attention", attention_to_json(policy.attention)}};
   if (Json model = model_to_json(policy); !model.empty()) json["model"] = std::move(model);
   if (!policy.measured.is_null()) json["measured"] = policy.measured;
   return json;

@@ -22,6 +22,13 @@ inline constexpr NamedValue<ScorerKind> kScorers[] = {
     {"norm", ScorerKind::kNorm},           {"learned", ScorerKind::kLearned}, {"oracle", ScorerKind::kOracle},
 };
 
+inline constexpr NamedValue<SelectorKind> kSelectors[] = {
+    {"dense", SelectorKind::kDense},         {"exact_mass", SelectorKind::kExactMass},
+    {"threshold", SelectorKind::kThreshold}, {"antidiagonal", SelectorKind::kAntidiagonal},
+    {"pooled", SelectorKind::kPooled},       {"vertical_slash", SelectorKind::kVerticalSlash},
+    {"local", SelectorKind::kLocal},
+};
+
 bool is_scorer_name(std::string_view name);
 
 // Error(unknown) listing the names for anything that is no scorer. `where` begins the message.

@@ -37,9 +37,10 @@ std::size_t strip_right(std::string_view text, std::size_t begin) {
 }  // namespace
 
 void AddedTokenSet::add(const AddedToken& token) {
-  if (token.content.empty()) return;
+  const std::string& pattern = token.pattern.empty() ? token.content : token.pattern;
+  if (pattern.empty()) return;
   std::uint32_t node = 0;
-  for (const char c : token.content) {
+  for (const char c : pattern) {
     auto& children = nodes_[node].children;
     const auto child =
         std::find_if(children.begin(), children.end(), [c](const auto& x) { return x.first == c; });
@@ -53,9 +54,9 @@ void AddedTokenSet::add(const AddedToken& token) {
   }
   nodes_[node].token = static_cast<std::int32_t>(tokens_.size());
   tokens_.push_back(token);
-  bool& begins = begins_[static_cast<unsigned char>(token.content.front())];
+  bool& begins = begins_[static_cast<unsigned char>(pattern.front())];
   first_bytes_ += begins ? 0 : 1;
-  first_byte_ = token.content.front();
+  first_byte_ = pattern.front();
   begins = true;
 }
 

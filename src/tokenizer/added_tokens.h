@@ -25,6 +25,7 @@ struct AddedToken {
   bool lstrip = false;       // takes the white space before it
   bool rstrip = false;       // takes the white space behind it
   bool normalized = false;   // looked for in normalised text
+  std::string pattern = {};  // what is looked for; empty: the content
 };
 
 struct TextPiece {

@@ -7,10 +7,24 @@
 #include "core/byte_reader.h"
 #include "core/error.h"
 #include "tokenizer/byte_alphabet.h"
-#include "tokenizer/nfc.h"
+#include "tokenizer/chat_forms.h"
 #include "tokenizer/utf8.h"
 
 namespace winnow {
+namespace {
+
+// The bytes a token spelled in plain characters stands for: the sign for a space is one, <0x0A> a line end.
+std::string piece_bytes(const std::string& spelling, bool byte_fallback) {
+  if (byte_fallback && spelling.size() == 6 && spelling.starts_with("<0x")) {
+    for (int byte = 0; byte < 256; ++byte) {
+      const auto c = static_cast<unsigned char>(byte);
+      if (spelling == byte_token(c)) return std::string(1, static_cast<char>(c));
+    }
+  }
+  return replace_all(spelling, kSpaceSign, " ");
+}
+
+}  // namespace
 
 // encode() is const and may run on several threads: each call takes a cache of its own and gives it back.
 class BpeTokenizer::BorrowedScratch {
@@ -39,10 +53,35 @@ class BpeTokenizer::BorrowedScratch {
   std::unique_ptr<Scratch> scratch_;
 };
 
+void normalise_added(TokenizerSpec& spec) {
+  for (AddedToken& token : spec.added) {
+    std::string storage;
+    if (token.normalized) token.pattern = spec.normalizer.apply(token.content, storage);
+  }
+}
+
+// Tokens a chat template uses as marks are control tokens even where the files call them ordinary added ones:
+// a conversation's text must not be able to write them.
+TokenizerSpec BpeTokenizer::complete(TokenizerSpec spec) {
+  if (const auto chat = spec.chat_template ? ChatTemplate::recognise(*spec.chat_template) : std::nullopt) {
+    for (AddedToken& token : spec.added) token.special = token.special || chat->has_mark(token.content);
+  }
+  spec.bpe.control.assign(static_cast<std::size_t>(spec.vocabulary->size()), false);
+  for (const AddedToken& token : spec.added) {
+    if (token.id < 0 || token.id >= spec.vocabulary->size()) continue;  // an error of check_id()
+    spec.bpe.control[static_cast<std::size_t>(token.id)] = token.special;
+  }
+  if (spec.bpe.alphabet == AlphabetKind::kCharacters && !spec.bpe.ignore_merges) {
+    spec.pretokenizer.add(make_safe_space_splitter(*spec.vocabulary, spec.merges));
+  }
+  return spec;
+}
+
 BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
-    : spec_(std::move(spec)), bpe_(spec_.vocabulary, spec_.merges, spec_.bpe, spec_.source) {
+    : spec_(complete(std::move(spec))), bpe_(spec_.vocabulary, spec_.merges, spec_.bpe, spec_.source) {
   spec_.merges = {};
   add_tokens();
+  set_token_bytes();
   add_stop_tokens();
   for (const TokenId id : spec_.prefix) check_id(id, "the token before a text");
   for (const TokenId id : spec_.suffix) check_id(id, "the token after a text");
@@ -56,23 +95,23 @@ void BpeTokenizer::check_id(TokenId id, std::string_view what) const {
 }
 
 void BpeTokenizer::add_tokens() {
-  const auto size = static_cast<std::size_t>(spec_.vocabulary->size());
-  bytes_.resize(size);
-  control_.resize(size);
-  std::vector<bool> added(size);
   for (const AddedToken& token : spec_.added) {
     check_id(token.id, "the id of an added token");
-    AddedToken sought = token;
-    if (token.normalized && spec_.nfc) sought.content = nfc(token.content);
-    (token.normalized ? normalized_added_ : raw_added_).add(sought);
-    bytes_[static_cast<std::size_t>(token.id)] = token.content;
-    control_[static_cast<std::size_t>(token.id)] = token.special;
-    added[static_cast<std::size_t>(token.id)] = true;
+    (token.normalized ? normalized_added_ : raw_added_).add(token);
   }
-  for (std::size_t id = 0; id < size; ++id) {
-    if (added[id]) continue;
-    const std::string& spelling = spec_.vocabulary->spelling(static_cast<TokenId>(id));
-    bytes_[id] = alphabet_bytes(spelling).value_or(spelling);
+}
+
+void BpeTokenizer::set_token_bytes() {
+  for (TokenId id = 0; id < spec_.vocabulary->size(); ++id) {
+    const std::string& spelling = spec_.vocabulary->spelling(id);
+    bytes_.push_back(spec_.bpe.alphabet == AlphabetKind::kBytes
+                         ? alphabet_bytes(spelling).value_or(spelling)
+                         : piece_bytes(spelling, spec_.bpe.byte_fallback));
+  }
+  for (const AddedToken& token : spec_.added) {
+    const bool pieces = spec_.bpe.alphabet == AlphabetKind::kCharacters && !token.special;
+    bytes_[static_cast<std::size_t>(token.id)] =
+        pieces ? piece_bytes(token.content, /*byte_fallback=*/false) : token.content;
   }
 }
 
@@ -80,7 +119,7 @@ void BpeTokenizer::add_tokens() {
 void BpeTokenizer::add_stop_tokens() {
   for (const TokenId id : spec_.stop_tokens) check_id(id, "the end-of-text token");
   for (const std::string_view text :
-       {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"}) {
+       {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>"}) {
     const TokenId id = spec_.vocabulary->find(text);
     if (id >= 0 && is_control(id)) spec_.stop_tokens.push_back(id);
   }
@@ -95,42 +134,44 @@ std::vector<TokenId> BpeTokenizer::encode(std::string_view text, bool parse_spec
   const BorrowedScratch scratch(*this);
   std::vector<TokenId> ids = spec_.prefix;
   ids.reserve(ids.size() + text.size() / 4 + 8);
-  encode_text(text, parse_special, *scratch, ids);
+  encode_text(text, parse_special, /*begins=*/true, *scratch, ids);
   ids.insert(ids.end(), spec_.suffix.begin(), spec_.suffix.end());
   return ids;
 }
 
-void BpeTokenizer::encode_text(std::string_view text, bool parse_special, Scratch& scratch,
+void BpeTokenizer::encode_text(std::string_view text, bool parse_special, bool begins, Scratch& scratch,
                                std::vector<TokenId>& ids) const {
   if (text.size() > std::numeric_limits<std::int32_t>::max()) {
     fail(ErrorCode::kBadArgument, "a text of {} bytes is too long to tokenise at once", text.size());
   }
-  if (utf8_valid_prefix(text) == text.size()) return encode_raw(text, parse_special, scratch, ids);
-  encode_raw(utf8_repair(text), parse_special, scratch, ids);
+  if (utf8_valid_prefix(text) == text.size()) return encode_raw(text, parse_special, begins, scratch, ids);
+  encode_raw(utf8_repair(text), parse_special, begins, scratch, ids);
 }
 
-void BpeTokenizer::encode_raw(std::string_view text, bool parse_special, Scratch& scratch,
+void BpeTokenizer::encode_raw(std::string_view text, bool parse_special, bool begins, Scratch& scratch,
                               std::vector<TokenId>& ids) const {
+  std::string storage;
   for (const TextPiece& piece : raw_added_.split(text, parse_special)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
-    } else if (spec_.nfc && may_need_nfc(piece.text)) {
-      encode_normalized(nfc(piece.text), parse_special, scratch, ids);
     } else {
-      encode_normalized(piece.text, parse_special, scratch, ids);
+      encode_normalized(spec_.normalizer.apply(piece.text, storage), parse_special, begins, scratch, ids);
     }
+    begins = false;
   }
 }
 
-void BpeTokenizer::encode_normalized(std::string_view text, bool parse_special, Scratch& scratch,
+void BpeTokenizer::encode_normalized(std::string_view text, bool parse_special, bool begins, Scratch& scratch,
                                      std::vector<TokenId>& ids) const {
   for (const TextPiece& piece : normalized_added_.split(text, parse_special)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
-      continue;
+    } else {
+      scratch.words.begins_text = begins;
+      spec_.pretokenizer.split(piece.text, scratch.words);
+      for (const std::string_view word : scratch.words.pieces) bpe_.encode(word, scratch.cache, ids);
     }
-    spec_.pretokenizer.split(piece.text, scratch.words);
-    for (const std::string_view word : scratch.words.pieces) bpe_.encode(word, scratch.cache, ids);
+    begins = false;
   }
 }
 
@@ -144,7 +185,26 @@ std::size_t BpeTokenizer::index_of(TokenId id) const {
 
 std::string_view BpeTokenizer::token_bytes(TokenId id) const { return bytes_[index_of(id)]; }
 
-bool BpeTokenizer::is_control(TokenId id) const { return control_[index_of(id)]; }
+bool BpeTokenizer::is_control(TokenId id) const { return spec_.bpe.control[index_of(id)]; }
+
+// The control token a piece of a conversation stands for; nothing when it is text.
+std::optional<TokenId> BpeTokenizer::control_of(const ChatPiece& piece) const {
+  using Kind = ChatPiece::Kind;
+  if (piece.kind == Kind::kText) return std::nullopt;
+  if (piece.kind == Kind::kBeginOfText || piece.kind == Kind::kEndOfText) {
+    const bool begin = piece.kind == Kind::kBeginOfText;
+    const std::optional<TokenId> id = begin ? spec_.begin_of_text : spec_.end_of_text;
+    if (id) return id;
+    fail(ErrorCode::kBadFormat,
+         "{}: the chat template needs the {}-of-text token, which the files do not name", spec_.source,
+         begin ? "begin" : "end");
+  }
+  const TokenId id = spec_.vocabulary->find(piece.text);
+  if (id >= 0 && is_control(id)) return id;
+  if (piece.kind == Kind::kMark) return std::nullopt;
+  fail(ErrorCode::kBadFormat, "{}: the chat template needs {}, which is no control token here", spec_.source,
+       piece.text);
+}
 
 std::vector<TokenId> BpeTokenizer::encode_chat(const std::vector<ChatMessage>& messages,
                                                bool add_generation_prompt) const {
@@ -153,25 +213,25 @@ std::vector<TokenId> BpeTokenizer::encode_chat(const std::vector<ChatMessage>& m
   }
   if (!chat_template_) {
     fail(ErrorCode::kUnsupported,
-         "{}: winnow does not know this model's chat template (it knows ChatML as SmolLM2, Qwen2, Qwen2.5 "
-         "and Qwen3 "
-         "write it); give it plain text",
-         spec_.source);
+         "{}: winnow does not know this model's chat template (it knows {}); give it plain text",
+         spec_.source, kKnownChatForms);
   }
   const BorrowedScratch scratch(*this);
   std::vector<TokenId> ids;
+  std::string text;  // up to the next control token
+  const auto flush = [&] {
+    encode_text(text, /*parse_special=*/false, /*begins=*/ids.empty(), *scratch, ids);
+    text.clear();
+  };
   for (const ChatPiece& piece : chat_template_->render(messages, add_generation_prompt)) {
-    if (!piece.control) {
-      encode_text(piece.text, /*parse_special=*/false, *scratch, ids);
-      continue;
+    if (const auto id = control_of(piece)) {
+      flush();
+      ids.push_back(*id);
+    } else {
+      text += piece.text;
     }
-    const TokenId id = spec_.vocabulary->find(piece.text);
-    if (id < 0 || !is_control(id)) {
-      fail(ErrorCode::kBadFormat, "{}: the chat template needs {}, which is no control token here",
-           spec_.source, piece.text);
-    }
-    ids.push_back(id);
   }
+  flush();
   return ids;
 }
 

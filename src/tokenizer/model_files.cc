@@ -28,12 +28,13 @@ std::vector<std::string> prefixes_of(const std::string& folder, const std::strin
 
 ModelFiles find_in_folder(const std::string& folder) {
   const ModelFiles plain{folder + "/"};
-  if (plain.has("tokenizer.json") || plain.has("vocab.json")) return plain;
+  if (plain.has("tokenizer.json") || plain.has("vocab.json") || plain.has("tokenizer.model")) return plain;
   std::vector<std::string> prefixes = prefixes_of(folder, "tokenizer.json");
   for (const std::string& prefix : prefixes_of(folder, "vocab.json")) {
     if (std::find(prefixes.begin(), prefixes.end(), prefix) == prefixes.end()) prefixes.push_back(prefix);
   }
-  if (prefixes.empty()) fail(ErrorCode::kIo, "{}: there is no tokenizer.json and no vocab.json here", folder);
+  if (prefixes.empty())
+    fail(ErrorCode::kIo, "{}: there is no tokenizer.json, vocab.json or tokenizer.model here", folder);
   if (prefixes.size() > 1) {
     fail(ErrorCode::kBadArgument, "{}: there are tokenizers of {} models here; name one of the files", folder,
          prefixes.size());
@@ -61,10 +62,11 @@ std::optional<nlohmann::json> ModelFiles::read_if_present(const std::string& nam
 ModelFiles find_model_files(const std::string& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return find_in_folder(path);
-  for (const std::string name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+  for (const std::string name : {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"}) {
     if (path.ends_with(name)) return {path.substr(0, path.size() - name.size())};
   }
-  fail(ErrorCode::kIo, "{}: neither a folder nor a tokenizer.json, vocab.json or merges.txt", path);
+  fail(ErrorCode::kIo, "{}: neither a folder nor a tokenizer.json, vocab.json, merges.txt or tokenizer.model",
+       path);
 }
 
 }  // namespace winnow

@@ -20,8 +20,8 @@ struct ModelFiles {
   std::optional<nlohmann::json> read_if_present(const std::string& name) const;
 };
 
-// A folder, or a file of it whose name ends with tokenizer.json, vocab.json or merges.txt. In a folder
-// without tokenizer.json and vocab.json, the one pair NAME-vocab.json, NAME-merges.txt or the one
+// A folder, or a file of it whose name ends with tokenizer.json, vocab.json, merges.txt or tokenizer.model.
+// In a folder without these names, the one pair NAME-vocab.json, NAME-merges.txt or the one
 // NAME-tokenizer.json is meant. Throws Error(kIo) when there is none, Error(kBadArgument) when there are
 // several.
 ModelFiles find_model_files(const std::string& path);

@@ -71,19 +71,28 @@ std::size_t match_contraction(const Scanner& text, std::size_t i, bool ignore_ca
   return 0;
 }
 
-class Gpt2Splitter : public Splitter {
+// Cuts text into the matches of a rule that matches at every place.
+template <class Match>
+class MatchSplitter : public Splitter {
  public:
+  explicit MatchSplitter(Match match) : match_(match) {}
+
   void split(std::string_view text, Words& words) const override {
     const Scanner scanner(text);
     for (std::size_t i = 0; i < text.size();) {
-      const std::size_t end = match(scanner, i);
+      const std::size_t end = match_(scanner, i);
       words.pieces.push_back(text.substr(i, end - i));
       i = end;
     }
   }
 
  private:
-  static std::size_t match(const Scanner& text, std::size_t i) {
+  Match match_;
+};
+
+// Each gives the end of the match that begins at `i`.
+struct Gpt2Match {
+  std::size_t operator()(const Scanner& text, std::size_t i) const {
     if (text.byte(i) == '\'') {
       if (const std::size_t bytes = match_contraction(text, i, /*ignore_case=*/false)) return i + bytes;
     }
@@ -97,21 +106,10 @@ class Gpt2Splitter : public Splitter {
   }
 };
 
-class Qwen2Splitter : public Splitter {
- public:
-  explicit Qwen2Splitter(std::size_t max_digits) : max_digits_(max_digits) {}
+struct Qwen2Match {
+  std::size_t max_digits;
 
-  void split(std::string_view text, Words& words) const override {
-    const Scanner scanner(text);
-    for (std::size_t i = 0; i < text.size();) {
-      const std::size_t end = match(scanner, i);
-      words.pieces.push_back(text.substr(i, end - i));
-      i = end;
-    }
-  }
-
- private:
-  std::size_t match(const Scanner& text, std::size_t i) const {
+  std::size_t operator()(const Scanner& text, std::size_t i) const {
     const char first = text.byte(i);
     if (first == '\'') {
       if (const std::size_t bytes = match_contraction(text, i, /*ignore_case=*/true)) return i + bytes;
@@ -129,7 +127,7 @@ class Qwen2Splitter : public Splitter {
 
   std::size_t match_digits(const Scanner& text, std::size_t i) const {
     std::size_t next = i;
-    for (std::size_t n = 1; n < max_digits_ && i < text.size(); ++n, i = next) {
+    for (std::size_t n = 1; n < max_digits && i < text.size(); ++n, i = next) {
       if ((text.classes(i, next) & kNumber) == 0) break;
     }
     return i;
@@ -149,8 +147,6 @@ class Qwen2Splitter : public Splitter {
     }
     return match_spaces(text, i, end);
   }
-
-  std::size_t max_digits_;
 };
 
 class DigitsSplitter : public Splitter {
@@ -187,10 +183,12 @@ class PrefixSpace : public Splitter {
 
 }  // namespace
 
-std::unique_ptr<Splitter> make_gpt2_splitter() { return std::make_unique<Gpt2Splitter>(); }
+std::unique_ptr<Splitter> make_gpt2_splitter() {
+  return std::make_unique<MatchSplitter<Gpt2Match>>(Gpt2Match());
+}
 
 std::unique_ptr<Splitter> make_qwen2_splitter(std::size_t max_digits) {
-  return std::make_unique<Qwen2Splitter>(max_digits);
+  return std::make_unique<MatchSplitter<Qwen2Match>>(Qwen2Match{max_digits});
 }
 
 std::unique_ptr<Splitter> make_digits_splitter(bool individual) {

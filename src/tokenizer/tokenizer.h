@@ -42,7 +42,10 @@ class Tokenizer {
   virtual std::vector<TokenId> encode_chat(const std::vector<ChatMessage>& messages,
                                            bool add_generation_prompt) const = 0;
 
-  // Bytes of `ids`; control tokens are left out when `skip_control`.
+  // Whether decode() takes away one space at the very beginning: encode() has put it there.
+  virtual bool drops_leading_space() const { return false; }
+
+  // Bytes of `ids`, which begin a text; control tokens are left out when `skip_control`.
   std::string decode(const std::vector<TokenId>& ids, bool skip_control) const;
 };
 
@@ -57,9 +60,25 @@ class Utf8Stream {
   std::string pending_;
 };
 
-// From the same MODEL argument as open_weights(): a GGUF file's metadata, or a folder's tokenizer.json (+
-// tokenizer_config.json, generation_config.json, or vocab.json + merges.txt). One of these files may be named
-// itself, with anything in front of its name ("gpt2-vocab.json"). Throws Error.
+// Streaming output of tokens: their text as soon as it is certain, without control tokens. In small steps the
+// same as decode(ids, skip_control = true), but for bytes that are not UTF-8.
+class TokenStream {
+ public:
+  // `begins_text`: the tokens begin a text, as an answer does; false when they go on with one.
+  TokenStream(const Tokenizer& tokenizer, bool begins_text)
+      : tokenizer_(tokenizer), drop_space_(begins_text && tokenizer.drops_leading_space()) {}
+  std::string push(TokenId token);
+  std::string finish() { return utf8_.finish(); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  Utf8Stream utf8_;
+  bool drop_space_;  // the next byte, if it is a space, is none of the text's
+};
+
+// From the same MODEL argument as open_weights(): a GGUF file's metadata, or a folder's tokenizer.json,
+// vocab.json + merges.txt or tokenizer.model (+ tokenizer_config.json, generation_config.json). One of these
+// files may be named itself, with anything in front of its name ("gpt2-vocab.json"). Throws Error.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
 
 }  // namespace winnow

@@ -26,14 +26,7 @@ std::vector<AddedToken> read_added_tokens(const JsonField& list) {
   if (list.is_null()) return tokens;
   for (std::size_t i = 0; i < list.array_size(); ++i) {
     const JsonField token = list.at(i);
-    const bool special = token["special"].boolean_or(false);
-    tokens.push_back({.content = token["content"].string(),
-                      .id = token["id"].token_id(),
-                      .special = special,
-                      .single_word = token["single_word"].boolean_or(false),
-                      .lstrip = token["lstrip"].boolean_or(false),
-                      .rstrip = token["rstrip"].boolean_or(false),
-                      .normalized = token["normalized"].boolean_or(!special)});
+    tokens.push_back(read_added_token(token, token["id"].token_id()));
   }
   return tokens;
 }
@@ -63,8 +56,8 @@ BpeOptions read_options(const JsonField& model, const Vocabulary& vocabulary) {
   }
   if (!model["dropout"].is_null() && model["dropout"].value() != 0.0)
     unsupported(model["dropout"], "dropout");
-  if (model["byte_fallback"].boolean_or(false)) unsupported(model["byte_fallback"], "true");
-  BpeOptions options{.ignore_merges = model["ignore_merges"].boolean_or(false),
+  BpeOptions options{.byte_fallback = model["byte_fallback"].boolean_or(false),
+                     .ignore_merges = model["ignore_merges"].boolean_or(false),
                      .unknown = -1,
                      .fuse_unknown = model["fuse_unk"].boolean_or(false)};
   if (!model["unk_token"].is_null()) {
@@ -75,13 +68,27 @@ BpeOptions read_options(const JsonField& model, const Vocabulary& vocabulary) {
   return options;
 }
 
-bool read_nfc(const JsonField& normalizer) {
-  bool nfc = false;
-  for_each_part(normalizer, "normalizers", [&](const JsonField& part) {
-    if (part["type"].string() != "NFC") unsupported(part, part["type"].string());
-    nfc = true;
+// The text of a {"String": ...}; an expression is not supported.
+const std::string& plain_pattern(const JsonField& pattern) {
+  if (!pattern["Regex"].is_null()) unsupported(pattern, "a regular expression");
+  const std::string& text = pattern["String"].string();
+  if (text.empty()) fail(ErrorCode::kBadFormat, "{} is empty", pattern.where());
+  return text;
+}
+
+void read_normalizer(const JsonField& field, Normalizer& normalizer) {
+  for_each_part(field, "normalizers", [&](const JsonField& part) {
+    const std::string& type = part["type"].string();
+    if (type == "NFC") {
+      normalizer.add_nfc();
+    } else if (type == "Prepend") {
+      normalizer.add_prepend(part["prepend"].string());
+    } else if (type == "Replace") {
+      normalizer.add_replace(plain_pattern(part["pattern"]), part["content"].string());
+    } else {
+      unsupported(part, printable(type));
+    }
   });
-  return nfc;
 }
 
 std::string escape_regex(const std::string& text) {
@@ -93,7 +100,10 @@ std::string escape_regex(const std::string& text) {
   return pattern;
 }
 
-std::unique_ptr<Splitter> read_split(const JsonField& part, const std::string& source) {
+// Nothing for a part that never finds what it looks for.
+std::unique_ptr<Splitter> read_split(const JsonField& part, const TokenizerSpec& spec) {
+  const JsonField string = part["pattern"]["String"];
+  if (!string.is_null() && spec.normalizer.removes(string.string())) return nullptr;  // Gemma's
   const std::string behavior = part["behavior"].string();
   const bool invert = part["invert"].boolean_or(false);
   // Matches and what is between them are pieces; or, cut the other way round, only matches are left.
@@ -102,10 +112,30 @@ std::unique_ptr<Splitter> read_split(const JsonField& part, const std::string& s
   const JsonField pattern = part["pattern"];
   const std::string regex =
       pattern["Regex"].is_null() ? escape_regex(pattern["String"].string()) : pattern["Regex"].string();
-  return make_regex_splitter(regex, /*keep_gaps=*/isolated, source);
+  return make_regex_splitter(regex, /*keep_gaps=*/isolated, spec.source);
 }
 
-void read_pretokenizer(const JsonField& field, const std::string& source, Pretokenizer& pretokenizer) {
+std::unique_ptr<Splitter> read_metaspace(const JsonField& part) {
+  MetaspaceOptions options{.sign = part["replacement"].string(), .split = part["split"].boolean_or(true)};
+  if (options.sign != kSpaceSign) unsupported(part["replacement"], printable(options.sign));
+  // Older files say add_prefix_space.
+  const char* by_default = part["add_prefix_space"].boolean_or(true) ? "always" : "never";
+  const std::string scheme = part["prepend_scheme"].string_or(by_default);
+  if (scheme == "always") {
+    options.prepend = MetaspaceOptions::Prepend::kAlways;
+  } else if (scheme == "first") {
+    options.prepend = MetaspaceOptions::Prepend::kFirst;
+  } else if (scheme == "never") {
+    options.prepend = MetaspaceOptions::Prepend::kNever;
+  } else {
+    unsupported(part["prepend_scheme"], printable(scheme));
+  }
+  return make_metaspace(options);
+}
+
+// ByteLevel, if there is one, is the last part and makes the alphabet bytes; otherwise it is characters.
+void read_pretokenizer(const JsonField& field, TokenizerSpec& spec) {
+  Pretokenizer& pretokenizer = spec.pretokenizer;
   bool byte_level = false;
   for_each_part(field, "pretokenizers", [&](const JsonField& part) {
     const std::string& type = part["type"].string();
@@ -117,12 +147,15 @@ void read_pretokenizer(const JsonField& field, const std::string& source, Pretok
     } else if (type == "Digits") {
       pretokenizer.add(make_digits_splitter(part["individual_digits"].boolean_or(false)));
     } else if (type == "Split") {
-      pretokenizer.add(read_split(part, source));
+      if (auto splitter = read_split(part, spec)) pretokenizer.add(std::move(splitter));
+    } else if (type == "Metaspace") {
+      pretokenizer.add(read_metaspace(part));
     } else {
       unsupported(part, printable(type));
     }
   });
-  if (!byte_level) unsupported(field, "a pre_tokenizer without ByteLevel");
+  spec.bpe.alphabet = byte_level ? AlphabetKind::kBytes : AlphabetKind::kCharacters;
+  if (byte_level && spec.bpe.byte_fallback) unsupported(field, "ByteLevel beside model.byte_fallback");
 }
 
 // Ids around the text in a TemplateProcessing's "single".
@@ -151,10 +184,47 @@ void read_post_processor(const JsonField& field, TokenizerSpec& spec) {
   });
 }
 
-void check_decoder(const JsonField& field) {
+void check_byte_level_decoder(const JsonField& field) {
   for_each_part(field, "decoders", [&](const JsonField& part) {
     if (part["type"].string() != "ByteLevel") unsupported(part, printable(part["type"].string()));
   });
+}
+
+void check_space_sign(const JsonField& part, const std::string& sign, const std::string& becomes) {
+  if (sign != kSpaceSign || becomes != " ") unsupported(part, "anything but U+2581 for a space");
+}
+
+// One space at the beginning, or nothing.
+bool strips_one_space(const JsonField& part) {
+  const nlohmann::json &start = part["start"].value(), &stop = part["stop"].value();
+  if (part["content"].string() != " " || start != 1 || stop != 0) {
+    unsupported(part, "anything but one space at the beginning");
+  }
+  return true;
+}
+
+// What winnow does with every token is the usual sequence Replace, ByteFallback, Fuse, Strip. Metaspace takes
+// all signs off the first token, where winnow takes one: the others were spaces in the text.
+void read_character_decoder(const JsonField& field, TokenizerSpec& spec) {
+  if (field.is_null()) unsupported(field, "null, without ByteLevel,");
+  for_each_part(field, "decoders", [&](const JsonField& part) {
+    const std::string& type = part["type"].string();
+    if (type == "Replace") {
+      check_space_sign(part, plain_pattern(part["pattern"]), part["content"].string());
+    } else if (type == "Metaspace") {
+      check_space_sign(part, part["replacement"].string(), " ");
+      spec.drops_leading_space = part["prepend_scheme"].string_or("always") != "never";
+    } else if (type == "Strip") {
+      spec.drops_leading_space = strips_one_space(part);
+    } else if (type != "ByteFallback" && type != "Fuse") {
+      unsupported(part, printable(type));
+    }
+  });
+}
+
+void read_decoder(const JsonField& field, TokenizerSpec& spec) {
+  if (spec.bpe.alphabet == AlphabetKind::kBytes) return check_byte_level_decoder(field);
+  read_character_decoder(field, spec);
 }
 
 }  // namespace
@@ -170,10 +240,11 @@ TokenizerSpec spec_from_tokenizer_json(std::string_view text, const std::string&
   spec.vocabulary = read_vocabulary(json, spec.added, source);
   spec.bpe = read_options(model, *spec.vocabulary);
   spec.merges = resolve_merges(json, *spec.vocabulary, source);
-  spec.nfc = read_nfc(root["normalizer"]);
-  read_pretokenizer(root["pre_tokenizer"], source, spec.pretokenizer);
+  read_normalizer(root["normalizer"], spec.normalizer);
+  normalise_added(spec);
+  read_pretokenizer(root["pre_tokenizer"], spec);
   read_post_processor(root["post_processor"], spec);
-  check_decoder(root["decoder"]);
+  read_decoder(root["decoder"], spec);
   return spec;
 }
 

@@ -51,7 +51,7 @@ Merge resolve_merge(const Vocabulary& vocabulary, std::string_view left, std::st
   std::string joined;
   joined.reserve(left.size() + right.size());
   joined.append(left).append(right);
-  return {find(left), find(right), find(joined)};
+  return {find(left), find(right), find(joined), static_cast<std::uint32_t>(index)};
 }
 
 Merge resolve_merge(const Vocabulary& vocabulary, std::string_view rule, std::size_t index,

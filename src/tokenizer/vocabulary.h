@@ -27,13 +27,14 @@ class Vocabulary {
   std::vector<TokenId> slots_;  // open addressing, -1 free; a power of two, at most half full
 };
 
-// One merge rule, in the order of the file (lower is merged first).
+// One merge rule; the lowest rank is merged first.
 struct Merge {
   TokenId left, right, result;
+  std::uint32_t rank;
 };
 
-// The rule that joins `left` and `right`. Throws Error(kBadFormat) naming `source`, the rule's index and the
-// spelling that is no token.
+// The rule that joins `left` and `right`, ranked by its index in the file. Throws Error(kBadFormat) naming
+// `source`, the rule's index and the spelling that is no token.
 Merge resolve_merge(const Vocabulary& vocabulary, std::string_view left, std::string_view right,
                     std::size_t index, const std::string& source);
 

@@ -5,16 +5,14 @@ namespace winnow::testing {
 namespace {
 
 constexpr ActivationKind kKinds[] = {ActivationKind::kSiluGated, ActivationKind::kGeluTanh,
-                                     ActivationKind::kGeluErf};
+                                     ActivationKind::kGeluErf, ActivationKind::kGeluTanhGated};
 constexpr std::int64_t kDims[] = {1, 2, 7, 15, 16, 17, 33, 64, 67, 576, 1536};
 
 Tolerance tolerance(ActivationKind kind, DType dtype) {
   return stored_as(dtype, kind == ActivationKind::kGeluErf ? kGeluErf : kActivation);
 }
 
-std::int64_t inputs(ActivationKind kind, std::int64_t dim) {
-  return kind == ActivationKind::kSiluGated ? 2 * dim : dim;
-}
+std::int64_t inputs(ActivationKind kind, std::int64_t dim) { return is_gated(kind) ? 2 * dim : dim; }
 
 void compare_with_reference(ActivationKind kind, DType dtype, std::int64_t rows, std::int64_t dim,
                             const std::vector<float>& values) {
@@ -27,7 +25,7 @@ void compare_with_reference(ActivationKind kind, DType dtype, std::int64_t rows,
   cpu::activation_rows({.kind = kind, .x = x.view(), .y = actual.view()}, 0, rows / 2);
   cpu::activation_rows({.kind = kind, .x = x.view(), .y = actual.view()}, rows / 2, rows);
   expect_close(actual, expected, tolerance(kind, dtype));
-  if (kind == ActivationKind::kSiluGated) return;
+  if (is_gated(kind)) return;
   cpu::activation_rows({.kind = kind, .x = x.view(), .y = x.view()}, 0, rows);  // in place
   EXPECT_TRUE(x.same_bits(actual));
 }
@@ -44,6 +42,16 @@ TEST(Activation, KernelsAgreeWithTheReference) {
       }
     }
   });
+}
+
+TEST(Activation, GatedGeluByHand) {
+  const auto backend = make_reference_backend(Precision::kF32);
+  // torch.nn.functional.gelu([1, -0.5], approximate="tanh") times 2 and -4
+  const TestMatrix x(*backend, DType::kF32, 1, 4, std::vector{1.0f, -0.5f, 2.0f, -4.0f});
+  const TestMatrix y(*backend, DType::kF32, 1, 2);
+  backend->activation({.kind = ActivationKind::kGeluTanhGated, .x = x.view(), .y = y.view()});
+  EXPECT_NEAR(y.floats()[0], 1.6823840f, 1e-6f);
+  EXPECT_NEAR(y.floats()[1], 0.6171440f, 1e-6f);
 }
 
 TEST(Activation, KernelsAgreeOnAGridFromMinus20To20) {

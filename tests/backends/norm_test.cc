@@ -11,16 +11,23 @@ struct NormCase {
   NormKind kind;
   bool bias;
   DType y_dtype;
+  bool accumulate = false;
 };
 
 void compare_with_reference(const NormCase& c, std::int64_t rows, std::int64_t dim) {
   SCOPED_TRACE(::testing::Message() << "dim " << dim << ", rows " << rows << ", bias " << c.bias << ", to "
-                                    << name(c.y_dtype));
+                                    << name(c.y_dtype) << ", accumulate " << c.accumulate);
   const auto backend = make_reference_backend(Precision::kF32);
   const TestMatrix x(*backend, DType::kF32, rows, dim, random_floats(rows * dim, 1));
   const std::vector<float> weight = random_floats(dim, 2), bias = random_floats(dim, 3);
-  const TestMatrix expected(*backend, c.y_dtype, rows, dim), actual(*backend, c.y_dtype, rows, dim);
-  NormParams params{.kind = c.kind, .x = x.view(), .weight = weight.data(), .y = expected.view()};
+  const std::vector<float> before = random_floats(rows * dim, 4);  // what is accumulated to, or overwritten
+  const TestMatrix expected(*backend, c.y_dtype, rows, dim, before);
+  const TestMatrix actual(*backend, c.y_dtype, rows, dim, before);
+  NormParams params{.kind = c.kind,
+                    .x = x.view(),
+                    .weight = weight.data(),
+                    .y = expected.view(),
+                    .accumulate = c.accumulate};
   if (c.bias) params.bias = bias.data();
   backend->norm(params);
   params.y = actual.view();
@@ -38,12 +45,26 @@ TEST(Norm, KernelsAgreeWithTheReference) {
       for (const bool bias : {false, true}) {
         for (const DType dtype : {DType::kF32, DType::kBF16}) {
           for (const std::int64_t dim : kDims) {
-            for (const std::int64_t rows : kRows) compare_with_reference({kind, bias, dtype}, rows, dim);
+            for (const std::int64_t rows : kRows) {
+              compare_with_reference({kind, bias, dtype}, rows, dim);
+              if (dtype == DType::kF32) compare_with_reference({kind, bias, dtype, true}, rows, dim);
+            }
           }
         }
       }
     }
   });
+}
+
+TEST(Norm, AccumulatesByHand) {
+  const auto backend = make_reference_backend(Precision::kF32);
+  const TestMatrix x(*backend, DType::kF32, 1, 2, std::vector{3.0f, -4.0f}),
+      y(*backend, DType::kF32, 1, 2, std::vector{10.0f, 20.0f});
+  const std::vector<float> weight = {1.0f, 2.0f};
+  // rms = sqrt(25 / 2)
+  backend->norm({.x = x.view(), .weight = weight.data(), .epsilon = 0.0f, .y = y.view(), .accumulate = true});
+  EXPECT_NEAR(y.floats()[0], 10.0f + 0.8485281f, 1e-5f);
+  EXPECT_NEAR(y.floats()[1], 20.0f - 2.2627417f, 1e-5f);
 }
 
 // The variance must not be a difference of large numbers.

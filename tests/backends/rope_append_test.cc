@@ -57,6 +57,7 @@ std::vector<float> reference_rows(const LayerKv& kv, DType dtype, const Buffer& 
 struct AppendCase {
   HeadShape shape;
   std::int64_t rotary_dim;
+  bool norms = false;
 };
 
 // Appends in calls of `pieces` rows, each split as two threads would split it, and compares q, k and v with
@@ -64,12 +65,15 @@ struct AppendCase {
 void compare_with_reference(const AppendCase& c, Precision precision,
                             const std::vector<std::int64_t>& pieces) {
   SCOPED_TRACE(::testing::Message() << ::testing::PrintToString(c.shape) << ", rotary_dim " << c.rotary_dim
-                                    << ", " << name(precision) << ", pieces "
+                                    << ", norms " << c.norms << ", " << name(precision) << ", pieces "
                                     << ::testing::PrintToString(pieces));
   const auto reference = make_reference_backend(precision);
   const DType dtype = reference->compute_dtype();
   const std::int64_t total = std::accumulate(pieces.begin(), pieces.end(), std::int64_t{0});
   const RopeTable rope = make_rope(*reference, 3 * total + 1, c.rotary_dim);
+  const std::vector<float> q_norm = random_floats(c.shape.head_dim, 100),
+                           k_norm = random_floats(c.shape.head_dim, 101);
+  const Tolerance tolerance = stored_as(dtype, c.norms ? kNormedRope : kRope);
   LayerKv expected = make_kv(*reference, c.shape, total);
   LayerKv actual = zeroed_cache(dtype, c.shape, (total + 31) / 32 * 32);
   for (std::size_t piece = 0; piece < pieces.size(); ++piece) {
@@ -83,25 +87,28 @@ void compare_with_reference(const AppendCase& c, Precision precision,
       positions.push_back(static_cast<std::int32_t>(3 * (actual.rows + i)));
     RopeAppendParams params{
         .qkv = qkv.view(), .positions = positions, .rope = &rope, .q = expected_q.view(), .kv = &expected};
+    if (c.norms) params.q_norm = q_norm.data(), params.k_norm = k_norm.data(), params.norm_epsilon = 1e-6f;
     reference->rope_append(params);
     params.q = q.view();
     params.kv = &actual;
     cpu::rope_append_rows(params, actual.rows, rows / 2, rows);
     cpu::rope_append_rows(params, actual.rows, 0, rows / 2);
     actual.rows += rows;
-    expect_close(q, expected_q, stored_as(dtype, kRope));
+    expect_close(q, expected_q, tolerance);
   }
-  expect_close(cached_rows(actual, dtype, true), reference_rows(expected, dtype, expected.k),
-               stored_as(dtype, kRope));
+  expect_close(cached_rows(actual, dtype, true), reference_rows(expected, dtype, expected.k), tolerance);
   EXPECT_EQ(cached_rows(actual, dtype, false), reference_rows(expected, dtype, expected.v));
   EXPECT_LE(nonzero_elements(actual.k, dtype), total * c.shape.kv_heads * c.shape.head_dim);
   EXPECT_LE(nonzero_elements(actual.v, dtype), total * c.shape.kv_heads * c.shape.head_dim);
 }
 
 const AppendCase kCases[] = {
-    {{1, 1, 1}, 0},   {{1, 1, 2}, 2},   {{2, 1, 7}, 6},   {{2, 2, 8}, 8},     {{3, 3, 16}, 16},
-    {{4, 2, 17}, 10}, {{2, 1, 20}, 20}, {{9, 3, 64}, 64}, {{9, 3, 64}, 0},    {{4, 1, 64}, 16},
-    {{2, 1, 67}, 66}, {{4, 2, 80}, 80}, {{4, 2, 80}, 32}, {{2, 1, 128}, 128}, {{1, 1, 256}, 256},
+    {{1, 1, 1}, 0},           {{1, 1, 2}, 2},         {{2, 1, 7}, 6},        {{2, 2, 8}, 8},
+    {{3, 3, 16}, 16},         {{4, 2, 17}, 10},       {{2, 1, 20}, 20},      {{9, 3, 64}, 64},
+    {{9, 3, 64}, 0},          {{4, 1, 64}, 16},       {{2, 1, 67}, 66},      {{4, 2, 80}, 80},
+    {{4, 2, 80}, 32},         {{2, 1, 128}, 128},     {{1, 1, 256}, 256},    {{1, 1, 2}, 2, true},
+    {{4, 2, 17}, 10, true},   {{2, 1, 64}, 64, true}, {{2, 1, 67}, 0, true}, {{4, 2, 80}, 32, true},
+    {{1, 1, 256}, 256, true},
 };
 
 TEST(RopeAppend, KernelsAgreeWithTheReference) {
@@ -123,6 +130,28 @@ TEST(RopeAppend, RowsAppendedOverSeveralCalls) {
       }
     }
   });
+}
+
+TEST(RopeAppend, NormsOfHeadsByHand) {
+  const auto backend = make_reference_backend(Precision::kF32);
+  const RopeTable none;
+  LayerKv kv = make_kv(*backend, {1, 1, 2}, 1);
+  const TestMatrix qkv(*backend, DType::kF32, 1, 6, std::vector{3.0f, 4.0f, 0.0f, -5.0f, 7.0f, 8.0f});
+  const TestMatrix q(*backend, DType::kF32, 1, 2);
+  const std::vector<float> q_norm = {1.0f, 2.0f}, k_norm = {1.0f, 3.0f};
+  const std::int32_t position = 0;
+  backend->rope_append({.qkv = qkv.view(),
+                        .positions = {&position, 1},
+                        .rope = &none,
+                        .q = q.view(),
+                        .kv = &kv,
+                        .q_norm = q_norm.data(),
+                        .k_norm = k_norm.data()});
+  EXPECT_NEAR(q.floats()[0], 0.8485281f, 1e-6f);  // 3 / sqrt(25 / 2)
+  EXPECT_NEAR(q.floats()[1], 2.2627417f, 1e-6f);
+  EXPECT_NEAR(kv.k.as<float>()[1], -4.2426407f, 1e-6f);  // -5 / sqrt(25 / 2) * 3
+  EXPECT_EQ(kv.v.as<float>()[0], 7.0f);
+  EXPECT_EQ(kv.v.as<float>()[1], 8.0f);
 }
 
 // A single row goes out element by element, two rows interleaved: the bits must not depend on it.

@@ -176,5 +176,17 @@ TEST_F(Batch, PolicyShortensTheCaches) {
   EXPECT_EQ(line["stages"].size(), 2u);
 }
 
+TEST_F(Batch, BlockSelectionIsPartOfTheSettings) {
+  write_file(prompts_, json{{"prompt", long_text(80)}}.dump() + "\n");
+  ASSERT_EQ(run_batch().code, 0);
+  EXPECT_EQ(answers().at(0)["density"], 1.0);
+  const std::string local = scratch_.write("local.json", kLocalBlocks);
+  const Result other = run_batch({"--policy", local});
+  EXPECT_NE(other.err.find("1 lines dropped"), std::string::npos) << other.err;
+  EXPECT_LT(answers().at(0)["density"], 1.0);
+  const Result again = run_batch({"--policy", local});
+  EXPECT_NE(again.err.find("1 already answered"), std::string::npos) << again.err;
+}
+
 }  // namespace
 }  // namespace winnow::cli_test

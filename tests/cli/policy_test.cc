@@ -26,7 +26,8 @@ TEST(PolicyCheck, NamesWhatIsWrong) {
       {R"({"version": 2})", "version"},
       {R"({"version": 1, "token": {}})", "token"},
       {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 1.5}]}})", "keep"},
-      {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "scorer": "dice"}})", "dice"}};
+      {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "scorer": "dice"}})", "dice"},
+      {R"({"version": 1, "attention": {"selector": "local", "thresholds": 0.5}})", "attention.thresholds"}};
   for (const auto& [text, part] : faults) {
     const std::string path = scratch.write("policy.json", text);
     const Result result = run_program({"policy", "check", path});
@@ -35,6 +36,31 @@ TEST(PolicyCheck, NamesWhatIsWrong) {
     EXPECT_EQ(result.out, "");
   }
   expect_error(run_program({"policy", "check", scratch.file("missing.json")}), 1, "missing.json");
+}
+
+TEST(PolicyCheck, AttentionSections) {
+  const Scratch scratch;
+  const std::string sparse = scratch.write(
+      "sparse.json",
+      R"({"version": 1, "attention": {"selector": "pooled", "thresholds": 0.9, "gate": "off"}})");
+  const Result result = run_program({"policy", "check", sparse, "-m", tiny_llama()});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("attention: pooled, threshold 0.9, blocks of 32 queries x 32 keys"),
+            std::string::npos)
+      << result.out;
+  const json report = json::parse(run_program({"policy", "check", sparse, "--json"}).out);
+  EXPECT_EQ(report["policy"]["attention"]["gate"], "off");
+  const std::string table = scratch.write(
+      "table.json", R"({"version": 1, "attention": {"selector": "pooled", "thresholds": [[0.9], [0.8]]}})");
+  EXPECT_EQ(run_program({"policy", "check", table}).code, 0);
+  expect_error(run_program({"policy", "check", table, "-m", tiny_llama()}), 1, "attention.thresholds has 2");
+  std::string six_rows = "[0.9]";
+  for (int layer = 1; layer < 6; ++layer) six_rows += ", [0.9, 0.8, 0.7, 0.6, 0.5]";
+  const std::string heads =
+      scratch.write("heads.json", R"({"version": 1, "attention": {"selector": "pooled", "thresholds": [)" +
+                                      six_rows + "]}}");
+  expect_error(run_program({"policy", "check", heads, "-m", tiny_llama()}), 1,
+               "attention.thresholds[1] has 5");
 }
 
 TEST(PolicyCheck, MadeForAnotherModel) {

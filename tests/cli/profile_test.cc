@@ -50,6 +50,8 @@ TEST_F(ProfileTest, EveryFieldOfEveryCase) {
                             "gflops_per_s",
                             "decode_gbytes_per_s",
                             "attn_work",
+                            "plan_ms",
+                            "attention_layers",
                             "samples"}) {
       EXPECT_TRUE(one.contains(key)) << key;
     }
@@ -68,6 +70,21 @@ TEST_F(ProfileTest, EveryFieldOfEveryCase) {
   EXPECT_LT(results[3]["flops"], results[2]["flops"]);
   EXPECT_LT(results[3]["attn_work"], results[2]["attn_work"]);
   EXPECT_NE(result_.out.find("prefill ms"), std::string::npos);
+}
+
+TEST_F(ProfileTest, DensityOfBlockSelection) {
+  const std::string local = scratch_.write("local.json", kLocalBlocks);
+  const json report =
+      profile("prefill", {"--lengths", "200", "--policies", "dense," + local, "--repeat", "1"});
+  const json &dense = report["results"][0], &sparse = report["results"][1];
+  EXPECT_EQ(dense["density"], 1.0);
+  EXPECT_EQ(dense["attention_layers"], json::array());
+  EXPECT_LT(sparse["density"], 0.5);
+  EXPECT_LT(sparse["attn_work"], dense["attn_work"]);
+  EXPECT_EQ(sparse["avgtok"], 1.0);
+  EXPECT_EQ(sparse["attention_layers"].size(), 6u);
+  EXPECT_NE(result_.out.find("density"), std::string::npos);
+  EXPECT_EQ(report["policies"][local]["attention"]["selector"], "local");
 }
 
 TEST_F(ProfileTest, MedianOfTheSamples) {

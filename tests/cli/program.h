@@ -123,6 +123,11 @@ constexpr const char* kTwoStages =
     R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}, {"layer": 4, "keep": 0.5}],
   "protect_tail": {"min": 4, "share": 0.0}, "protect_head": 1}})";
 
+// Blocks small enough for tiny prompts, skipped whatever it costs.
+constexpr const char* kLocalBlocks =
+    R"({"version": 1, "attention": {"selector": "local", "q_block": 16, "k_block": 16, "sink_tokens": 4,
+  "local_tokens": 16, "dense_last_tokens": 0, "gate": "off"}})";
+
 // A prompt whose answer the tiny model does not end by itself within 32 tokens.
 inline std::string golden_text() {
   return json::parse(read_file(model_path("tiny-llama/golden.json")))["text"];

@@ -193,6 +193,58 @@ TEST(Run, PoliciesAndLogsThatDoNotWork) {
                "no/log");
 }
 
+TEST(Run, BlockSelectionIsShownLayerByLayer) {
+  const Scratch scratch;
+  const std::string policy = scratch.write("local.json", kLocalBlocks);
+  const json answer = run_json({"-f", "-", "-n", "4", "--policy", policy}, long_text(100));
+  ASSERT_EQ(answer["attention_layers"].size(), 6u);
+  const json& layer = answer["attention_layers"][0];
+  EXPECT_EQ(layer["rows"], answer["prompt_tokens"]);
+  EXPECT_LT(layer["density"], 1.0);
+  EXPECT_EQ(layer["gated"], "");
+  EXPECT_LT(answer["density"], 1.0);
+  EXPECT_LT(answer["attn_work"], 1.0);
+  const json dense = run_json({"-f", "-", "-n", "4"}, long_text(100));
+  EXPECT_EQ(dense["density"], 1.0);
+  EXPECT_EQ(dense["attention_layers"], json::array());
+  EXPECT_LT(answer["flops"], dense["flops"]);
+  const Result text =
+      run_program(on_tiny({"run"}, {"-f", "-", "-n", "4", "--policy", policy}), long_text(100));
+  EXPECT_NE(text.err.find("attention density 0."), std::string::npos) << text.err;
+}
+
+TEST(Run, CompareShowsDensities) {
+  const Scratch scratch;
+  const std::string policy = scratch.write("local.json", kLocalBlocks);
+  const Result result =
+      run_program(on_tiny({"run"}, {"-f", "-", "-n", "4", "--policy", policy, "--compare"}), long_text(100));
+  EXPECT_EQ(result.code, 0) << result.err;
+  for (const char* part : {"density", "attention work", "planning ms", "density by layer:"}) {
+    EXPECT_NE(result.out.find(part), std::string::npos) << part << result.out;
+  }
+  const json report = run_json({"-f", "-", "-n", "4", "--policy", policy, "--compare"}, long_text(100));
+  EXPECT_EQ(report["results"][0]["density"], 1.0);
+  EXPECT_EQ(report["results"][1]["attention_layers"].size(), 6u);
+}
+
+// Costs are measured once for a user, and not at all where nothing is gated.
+TEST(Run, AttentionCostsAreKept) {
+  const Scratch scratch;
+  const std::vector<std::string> environment{"XDG_CACHE_HOME=" + scratch.file("cache")};
+  const std::string costs = scratch.file("cache/winnow/attention_costs.json");
+  const auto run_with = [&](const char* policy) {
+    const Result result = run_program(
+        on_tiny({"run", "--json"}, {"-p", golden_text(), "-n", "1", "--policy", policy}), "", environment);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return read_file(costs);
+  };
+  EXPECT_EQ(run_with("dense"), "");
+  const std::string first = run_with("pooled=0.9");
+  EXPECT_EQ(json::parse(first)["costs"].size(), 1u);
+  EXPECT_EQ(run_with("pooled=0.5"), first);
+  EXPECT_EQ(json::parse(run_with("local"))["costs"].size(), 2u);
+}
+
 TEST(Run, PruneLogIsReplacedOnlyByAWholeRun) {
   const Scratch scratch;
   const std::string log = scratch.write("log", "of yesterday\n");

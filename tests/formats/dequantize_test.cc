@@ -50,7 +50,11 @@ TEST_P(DequantizeGolden, EqualsGgmlsReferenceBitForBit) {
 INSTANTIATE_TEST_SUITE_P(AllTypes, DequantizeGolden,
                          testing::Values(Case{"f16", DType::kF16}, Case{"bf16", DType::kBF16},
                                          Case{"q4_0", DType::kQ4_0}, Case{"q4_1", DType::kQ4_1},
-                                         Case{"q8_0", DType::kQ8_0}),
+                                         Case{"q5_0", DType::kQ5_0}, Case{"q5_1", DType::kQ5_1},
+                                         Case{"q8_0", DType::kQ8_0}, Case{"iq4_nl", DType::kIQ4_NL},
+                                         Case{"q2_k", DType::kQ2_K}, Case{"q3_k", DType::kQ3_K},
+                                         Case{"q4_k", DType::kQ4_K}, Case{"q5_k", DType::kQ5_K},
+                                         Case{"q6_k", DType::kQ6_K}, Case{"q8_k", DType::kQ8_K}),
                          [](const auto& instance) { return std::string(instance.param.file); });
 
 TEST(Dequantize, EveryHalfEqualsTheScalarConversion) {

@@ -49,6 +49,39 @@ TEST(HfConfig, RopeParametersBecomeTheOlderKeys) {
   EXPECT_EQ(scaled.at("rope_scaling"), Json::parse(R"({"rope_type":"llama3","factor":8.0})"));
 }
 
+TEST(HfConfig, RopeParametersByLayerType) {
+  const Json config = parse_hf_config(
+      R"({"model_type":"gemma3_text","rope_parameters":{
+          "full_attention":{"rope_type":"linear","factor":8.0,"rope_theta":2e6},
+          "sliding_attention":{"rope_type":"default","rope_theta":3e4}}})",
+      "c");
+  EXPECT_EQ(config.at("rope_theta"), 2e6);
+  EXPECT_EQ(config.at("rope_scaling"), Json::parse(R"({"rope_type":"linear","factor":8.0})"));
+  EXPECT_EQ(config.at("rope_local_base_freq"), 3e4);
+  EXPECT_FALSE(config.contains("rope_local_scaling"));
+  const Json scaled = parse_hf_config(
+      R"({"model_type":"gemma3_text","rope_parameters":{
+          "full_attention":{"rope_type":"default"},"sliding_attention":{"rope_type":"linear","factor":2.0}}})",
+      "c");
+  EXPECT_EQ(scaled.at("rope_local_scaling"), Json::parse(R"({"rope_type":"linear","factor":2.0})"));
+  EXPECT_EQ(scaled.at("rope_theta"), 1e6);
+  EXPECT_EQ(scaled.at("rope_local_base_freq"), 1e4);
+}
+
+// The defaults of the classes in transformers.
+TEST(HfConfig, DefaultsOfTheFamilies) {
+  EXPECT_EQ(parse_hf_config(R"({"model_type":"llama"})", "c").at("rope_theta"), 1e4);
+  EXPECT_EQ(parse_hf_config(R"({"model_type":"mistral"})", "c").at("sliding_window"), 4096);
+  EXPECT_TRUE(
+      parse_hf_config(R"({"model_type":"mistral","sliding_window":null})", "c")["sliding_window"].is_null());
+  EXPECT_EQ(parse_hf_config(R"({"model_type":"stablelm"})", "c").at("partial_rotary_factor"), 0.25);
+  const Json gemma = parse_hf_config(R"({"model_type":"gemma3_text","hidden_activation":"gelu"})", "c");
+  EXPECT_EQ(gemma.at("hidden_act"), "gelu");
+  EXPECT_EQ(gemma.at("sliding_window_pattern"), 6);
+  EXPECT_EQ(gemma.at("query_pre_attn_scalar"), 256);
+  EXPECT_EQ(gemma.at("rope_theta"), 1e6);
+}
+
 TEST(HfConfig, BadFilesAreErrors) {
   expect_error(ErrorCode::kBadFormat, "c: bad JSON", [] { parse_hf_config("{", "c"); });
   expect_error(ErrorCode::kBadFormat, "c: bad JSON", [] { parse_hf_config("", "c"); });

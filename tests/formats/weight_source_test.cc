@@ -1,6 +1,9 @@
 #include "formats/weight_source.h"
 
+#include <cctype>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
@@ -166,6 +169,81 @@ TEST(GgufSource, RopeScaling) {
   EXPECT_EQ(factors.source->config().at("rope_scaling"),
             nlohmann::json::parse(R"({"rope_type":"frequency_factors","factors":[1.0,8.0]})"));
   EXPECT_TRUE(factors.source->tensors().empty());
+  const InMemory ones(minimal("llama")
+                          .f32("llama.rope.scaling.factor", 2.0f)
+                          .tensor("rope_freqs.weight", {2}, std::vector{1.0f, 1.0f}));
+  EXPECT_EQ(ones.source->config().at("rope_scaling"),
+            nlohmann::json::parse(R"({"rope_type":"linear","factor":2.0})"));
+}
+
+// llama.cpp multiplies YaRN's own factor, 0.1 ln(4) + 1, by the file's.
+TEST(GgufSource, YarnsAttentionFactor) {
+  const InMemory file(minimal("qwen3")
+                          .text("qwen3.rope.scaling.type", "yarn")
+                          .f32("qwen3.rope.scaling.factor", 4.0f)
+                          .f32("qwen3.rope.scaling.yarn_beta_fast", 16.0f)
+                          .f32("qwen3.rope.scaling.attn_factor", 0.5f));
+  EXPECT_NEAR(file.source->config().at("rope_scaling").at("attention_factor").get<double>(), 0.5693147, 1e-6);
+  EXPECT_EQ(file.source->config().at("rope_scaling").at("beta_fast"), 16.0);
+}
+
+TEST(GgufSource, SlidingWindows) {
+  const InMemory mistral(minimal("llama").u32("llama.attention.sliding_window", 32));
+  EXPECT_EQ(mistral.source->config().at("model_type"), "mistral");
+  EXPECT_EQ(mistral.source->config().at("sliding_window"), 32);
+  const InMemory off(minimal("llama").u32("llama.attention.sliding_window", 0));
+  EXPECT_EQ(off.source->config().at("model_type"), "llama");
+  EXPECT_FALSE(off.source->config().contains("sliding_window"));
+  const InMemory global(minimal("gemma3").u32("gemma3.attention.sliding_window", 0));
+  EXPECT_TRUE(global.source->config().at("sliding_window").is_null());
+}
+
+// What a Gemma 3 file leaves to llama.cpp: the pattern, the local theta, the attention scale by model size.
+TEST(GgufSource, Gemma3) {
+  const InMemory file(minimal("gemma3").u32("gemma3.attention.sliding_window", 16));
+  const nlohmann::json& config = file.source->config();
+  EXPECT_EQ(config.at("model_type"), "gemma3_text");
+  EXPECT_EQ(config.at("hidden_act"), "gelu_pytorch_tanh");
+  EXPECT_EQ(config.at("sliding_window_pattern"), 6);
+  EXPECT_EQ(config.at("rope_theta"), 1e6);
+  EXPECT_EQ(config.at("rope_local_base_freq"), 1e4);
+  EXPECT_EQ(config.at("query_pre_attn_scalar"), 4);
+  EXPECT_EQ(config.at("head_dim"), 4);
+  GgufBuilder largest;
+  largest.text("general.architecture", "gemma3")
+      .u32("gemma3.embedding_length", 24)
+      .u32("gemma3.block_count", 62);
+  largest.u32("gemma3.attention.head_count", 2).u32("gemma3.attention.key_length", 8);
+  largest.u32("gemma3.feed_forward_length", 8).u32("gemma3.context_length", 8).u32("gemma3.vocab_size", 8);
+  largest.f32("gemma3.attention.layer_norm_rms_epsilon", 1e-6f).f32("gemma3.final_logit_softcapping", 30.0f);
+  const InMemory large(largest);
+  EXPECT_EQ(large.source->config().at("query_pre_attn_scalar"), 12);
+  EXPECT_EQ(large.source->config().at("final_logit_softcapping"), 30.0);
+}
+
+TEST(GgufSource, EveryQuantisedTypeIsReadRowByRow) {
+  const auto source = open_weights(golden("types.gguf"));
+  int types = 0;
+  for (const TensorInfo& info : source->tensors()) {
+    SCOPED_TRACE(dtype_info(info.dtype).name);
+    std::string file(dtype_info(info.dtype).name);
+    for (char& c : file) c = static_cast<char>(std::tolower(c));
+    const std::string floats = read_text(golden(file + ".f32"));
+    ASSERT_EQ(info.shape, (std::vector<std::int64_t>{4, 256}));
+    for (std::int64_t row = 0; row < 4; ++row) {
+      std::vector<float> found(256);
+      source->read_rows(info, row, row + 1, found);
+      const auto bytes = bytes_of(floats).subspan(static_cast<std::size_t>(row) * 1024, 1024);
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        float expected;
+        std::memcpy(&expected, bytes.data() + i * sizeof expected, sizeof expected);
+        if (std::isnan(expected)) continue;
+        ASSERT_EQ(found[i], expected) << row << ", " << i;
+      }
+    }
+    ++types;
+  }
+  EXPECT_EQ(types, 12);
 }
 
 TEST(GgufSource, TextThatIsNotUtf8StillMakesAConfig) {
@@ -182,13 +260,36 @@ TEST(GgufSourceDamage, NamesWhatIsWrong) {
   expect_bad_source(GgufBuilder(), ErrorCode::kBadFormat,
                     "mem.gguf: the metadata key general.architecture is missing");
   expect_bad_source(GgufBuilder().text("general.architecture", "mamba"), ErrorCode::kUnsupported,
-                    "general.architecture mamba is not supported; winnow runs llama, qwen2, gpt2");
+                    "general.architecture mamba is not supported; winnow runs llama, qwen2, qwen3, stablelm, "
+                    "gemma3, gpt2");
   expect_bad_source(GgufBuilder().text("general.architecture", "llama"), ErrorCode::kBadFormat,
                     "the metadata key llama.embedding_length is missing");
   expect_bad_source(minimal("llama").text("llama.rope.freq_base", "x"), ErrorCode::kBadFormat,
                     "key llama.rope.freq_base is a string, expected a number");
   expect_bad_source(minimal("llama").u32("llama.expert_count", 8), ErrorCode::kUnsupported,
-                    "llama.expert_count is 8: mixtures of experts");
+                    "llama.expert_count is 8, which is not supported: mixtures of experts");
+  const std::pair<const char*, float> refused[] = {{"attn_logit_softcapping", 50.0f},
+                                                   {"attention.scale", 0.5f},
+                                                   {"logit_scale", 2.0f},
+                                                   {"embedding_scale", 2.0f},
+                                                   {"residual_scale", 2.0f},
+                                                   {"rope.scaling.yarn_log_multiplier", 0.25f},
+                                                   {"rope.scaling.yarn_ext_factor", 0.0f}};
+  for (const auto& [key, value] : refused) {
+    expect_bad_source(minimal("llama").f32(fmt::format("llama.{}", key), value), ErrorCode::kUnsupported,
+                      fmt::format("llama.{} is {}, which is not supported", key, value));
+  }
+  expect_bad_source(minimal("llama").u32("llama.rope.dimension_count", 2), ErrorCode::kUnsupported,
+                    "llama.rope.dimension_count is 2, but heads have 4 dimensions");
+  expect_bad_source(minimal("qwen2").u32("qwen2.attention.sliding_window", 32), ErrorCode::kUnsupported,
+                    "qwen2.attention.sliding_window is 32, which is not supported for qwen2");
+  expect_bad_source(minimal("qwen2").u32("qwen2.attention.value_length", 8), ErrorCode::kUnsupported,
+                    "qwen2.attention.value_length is 8, but keys have 4");
+  expect_bad_source(minimal("llama")
+                        .text("llama.rope.scaling.type", "yarn")
+                        .f32("llama.rope.scaling.factor", 2.0f)
+                        .tensor("rope_freqs.weight", {2}, std::vector{1.0f, 8.0f}),
+                    ErrorCode::kUnsupported, "rope.scaling.type is yarn beside the tensor rope_freqs.weight");
   const std::vector<float> row(8);
   for (const char* name :
        {"blk.0.attn_rel.weight", "blk.00.attn_v.weight", "blk.x.attn_v.weight", "blk.0", "blk.",
@@ -242,6 +343,20 @@ std::string one_matrix_file(std::string_view name, std::int64_t rows, std::int64
                   data.size_bytes());
   return GgufBuilder::raw_string(header) +
          std::string(reinterpret_cast<const char*>(data.data()), data.size_bytes());
+}
+
+// The file holds weight - 1.
+TEST(HuggingFaceSource, GemmasNormsGetTheirOne) {
+  for (const auto& [type, expected] : {std::pair{"gemma3_text", 1.25f}, {"llama", 0.25f}}) {
+    const TemporaryFolder folder;
+    folder.write("config.json", fmt::format(R"({{"model_type":"{}"}})", type));
+    const std::vector<float> stored(4, 0.25f);
+    folder.write("model.safetensors",
+                 one_matrix_file("model.layers.0.self_attn.q_norm.weight", 1, 4, stored));
+    const auto source = open_weights(folder.path().string());
+    EXPECT_EQ(read_all(*source, "model.layers.0.self_attn.q_norm.weight"), std::vector<float>(4, expected))
+        << type;
+  }
 }
 
 TEST(HuggingFaceSource, TransposesAnySizeAndRowRange) {

@@ -118,7 +118,8 @@ TEST_P(Golden, ASingleTokenPrompt) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const std::string family : {"tiny-llama", "tiny-qwen2", "tiny-gpt2"}) {
+  for (const std::string family : {"tiny-llama", "tiny-qwen2", "tiny-gpt2", "tiny-llama3", "tiny-mistral",
+                                   "tiny-qwen3", "tiny-stablelm", "tiny-gemma3"}) {
     for (const std::string& model : {family, family + ".gguf"}) {
       for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
         all.push_back({model, family, "cpu", precision});

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "sparsity/policy.h"
 #include "support/format_testing.h"
@@ -22,7 +23,7 @@ constexpr const char* kFull = R"({
              "scorer_file": "sub/../s.safetensors", "seed": 18446744073709551615,
              "protect_head": 1, "protect_tail": {"min": 2, "share": 0.05},
              "positions": "compact", "kv": "final"},
-  "attention": {"selector": "dense"},
+  "attention": {"selector": "antidiagonal", "stride": 4, "thresholds": 0.9},
   "measured": {"kl": 0.01, "dce": null, "niah": 0.9, "second_question_niah": 0.8, "speedup": 1.5,
                "density": 1, "avgtok": 0.5, "length": 4096, "text_sha256": "ff", "machine": {"cpu": "x"}}})";
 
@@ -192,22 +193,191 @@ TEST(PolicyFromJson, NonFiniteNumbersAreRefused) {
   }
 }
 
-TEST(PolicyFromJson, WhatThisReleaseCannotRun) {
-  const BadJson cases[] = {
-      {R"({"version": 1, "tokens": {"scorer": "oracle"}})",
-       {"tokens.scorer", "oracle"},
-       ErrorCode::kUnsupported},
-      {R"({"version": 1, "attention": {"selector": "threshold"}})",
-       {"attention.selector: \"threshold\"", "no block selection"},
-       ErrorCode::kUnsupported},
-      {R"({"version": 1, "attention": {"selector": "dense", "q_block": 16}})",
-       {"attention.q_block", "no block selection"},
-       ErrorCode::kUnsupported},
-      {R"({"version": 1, "attention": {"selector": "magic"}})",
-       {"attention.selector: found \"magic\"", "dense, exact_mass, threshold"}},
-      {R"({"version": 1, "attention": {"selector": 1}})", {"attention.selector: found 1, expected a string"}},
+TEST(PolicyFromJson, TheOracleIsForExperiments) {
+  EXPECT_EQ(read(R"({"version": 1, "tokens": {"scorer": "oracle"}})").tokens.scorer, ScorerKind::kOracle);
+}
+
+AttentionPolicy attention(const std::string& section) {
+  return read(R"({"version": 1, "attention": )" + section + "}").attention;
+}
+
+TEST(AttentionSection, ReadsEveryKey) {
+  const AttentionPolicy pooled = attention(R"({"selector": "pooled", "q_block": 16, "k_block": 48,
+      "criterion": "max", "thresholds": [[0.5], [0.25, 0.125]], "sink_tokens": 3, "local_tokens": 5,
+      "dense_last_tokens": 7, "dense_first_layers": 1, "mean_correction": true, "group_union": true,
+      "decode": "selected", "pool": 12, "variance": true, "query_stride": 4, "gate": "off"})");
+  EXPECT_EQ(pooled.selector, SelectorKind::kPooled);
+  EXPECT_EQ(pooled.rule.estimator, BlockEstimator::kPooled);
+  EXPECT_EQ(pooled.rule.criterion, BlockCriterion::kMaximum);
+  EXPECT_EQ(pooled.rule.q_block, 16);
+  EXPECT_EQ(pooled.rule.k_block, 48);
+  EXPECT_EQ(pooled.rule.pool, 12);
+  EXPECT_TRUE(pooled.rule.variance);
+  EXPECT_EQ(pooled.rule.query_stride, 4);
+  EXPECT_EQ(pooled.rule.sink_tokens, 3);
+  EXPECT_EQ(pooled.rule.local_tokens, 5);
+  EXPECT_TRUE(pooled.rule.group_union);
+  EXPECT_TRUE(pooled.rule.mean_correction);
+  EXPECT_EQ(pooled.thresholds, (std::vector<std::vector<float>>{{0.5f}, {0.25f, 0.125f}}));
+  EXPECT_EQ(pooled.dense_last_tokens, 7);
+  EXPECT_EQ(pooled.dense_first_layers, 1);
+  EXPECT_EQ(pooled.decode, DecodeMode::kSelected);
+  EXPECT_FALSE(pooled.gate);
+  EXPECT_EQ(attention(R"({"selector": "antidiagonal", "stride": 4})").rule.stride, 4);
+}
+
+TEST(AttentionSection, TheSelectorFixesTheRule) {
+  const struct {
+    const char* name;
+    SelectorKind selector;
+    BlockEstimator estimator;
+    BlockCriterion criterion;
+    float threshold;
+  } cases[] = {
+      {"exact_mass", SelectorKind::kExactMass, BlockEstimator::kExact, BlockCriterion::kMass, 0.95f},
+      {"threshold", SelectorKind::kThreshold, BlockEstimator::kExact, BlockCriterion::kMaximum, 0.01f},
+      {"antidiagonal", SelectorKind::kAntidiagonal, BlockEstimator::kAntidiagonal, BlockCriterion::kMass,
+       0.95f},
+      {"pooled", SelectorKind::kPooled, BlockEstimator::kPooled, BlockCriterion::kMass, 0.95f},
+      {"vertical_slash", SelectorKind::kVerticalSlash, BlockEstimator::kVerticalSlash, BlockCriterion::kMass,
+       0.95f},
+      {"local", SelectorKind::kLocal, BlockEstimator::kNone, BlockCriterion::kMass, 0.95f},
   };
-  for (const BadJson& c : cases) expect_refused(c);
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.name);
+    const AttentionPolicy policy = attention(fmt::format(R"({{"selector": "{}"}})", c.name));
+    EXPECT_EQ(policy.selector, c.selector);
+    EXPECT_EQ(policy.rule.estimator, c.estimator);
+    EXPECT_EQ(policy.rule.criterion, c.criterion);
+    EXPECT_EQ(policy.thresholds, (std::vector<std::vector<float>>{{c.threshold}}));
+    EXPECT_TRUE(policy.gate);
+    EXPECT_STREQ(selector_name(policy.selector), c.name);
+  }
+  EXPECT_EQ(attention(R"({"selector": "pooled", "criterion": "max"})").thresholds[0][0], 0.01f);
+}
+
+TEST(AttentionSection, DefaultsAreWritten) {
+  const Policy policy = read(R"({"version": 1, "attention": {"selector": "pooled"}})");
+  EXPECT_FALSE(policy.dense());
+  EXPECT_EQ(policy_to_json(policy).at("attention"),
+            Json::parse(R"({"selector": "pooled", "q_block": 32, "k_block": 32, "pool": 16, "outliers": 0, "variance": false,
+      "query_stride": 1, "criterion": "sum", "thresholds": 0.95, "sink_tokens": 16, "local_tokens": 64,
+      "dense_last_tokens": 64, "dense_first_layers": 0, "mean_correction": false, "group_union": false,
+      "decode": "dense", "gate": "measured"})"));
+  EXPECT_EQ(policy_to_json(Policy{}).at("attention"), Json::parse(R"({"selector": "dense"})"));
+}
+
+// A random section that is right: what it says must survive being written and read.
+Json random_attention(std::mt19937& random) {
+  const auto below = [&](std::uint32_t n) { return static_cast<std::int64_t>(random() % n); };
+  const auto share = [&] { return static_cast<double>(1 + below(1000)) / 1000.0; };
+  const char* selectors[] = {"exact_mass", "threshold", "antidiagonal", "pooled", "vertical_slash", "local"};
+  const std::string selector = selectors[below(6)];
+  const std::int64_t unit = 1 + below(16);
+  Json json = {{"selector", selector},
+               {"q_block", unit * (1 + below(8))},
+               {"k_block", unit * (1 + below(8))},
+               {"sink_tokens", below(100)},
+               {"local_tokens", below(100)},
+               {"dense_last_tokens", below(100)},
+               {"dense_first_layers", below(3)},
+               {"mean_correction", below(2) == 1},
+               {"group_union", below(2) == 1},
+               {"decode", selector == "vertical_slash" || below(2) == 1 ? "dense" : "selected"},
+               {"gate", below(2) == 1 ? "off" : "measured"}};
+  if (selector == "antidiagonal") json["stride"] = unit;
+  if (selector == "pooled") {
+    json["pool"] = unit;
+    json["outliers"] = std::min(below(5), unit - 1);
+    json["variance"] = json["outliers"] == 0 && below(2) == 1;
+    json["query_stride"] = 1 + below(40);
+  }
+  if (selector == "local") return json;
+  json["criterion"] = selector == "threshold" || (selector == "pooled" && below(2) == 1) ? "max" : "sum";
+  json["thresholds"] = share();
+  if (below(2) == 1) {
+    json["thresholds"] = Json::array();
+    for (int layer = 0; layer < 3; ++layer) {
+      json["thresholds"].push_back(below(2) == 1 ? Json{share()} : Json{share(), share()});
+    }
+  }
+  return json;
+}
+
+TEST(AttentionSection, RandomOnesRoundTrip) {
+  std::mt19937 random(5);
+  for (int i = 0; i < 300; ++i) {
+    const Json section = random_attention(random);
+    SCOPED_TRACE(section.dump());
+    const Policy policy = policy_from_json({{"version", 1}, {"attention", section}}, "p.json");
+    const Json written = policy_to_json(policy);
+    EXPECT_EQ(written.at("attention"), section);
+    EXPECT_EQ(policy_to_json(policy_from_json(written, "q.json")), written);
+    EXPECT_NO_THROW(check_policy(policy, {"m", "", 3, 2}, "p.json"));
+  }
+}
+
+TEST(AttentionSection, FaultsNameFileAndKey) {
+  const struct {
+    const char *section, *expected;
+  } cases[] = {
+      {R"([])", "attention is [], expected an object"},
+      {R"({"selector": "magic"})", "attention.selector: found \"magic\", expected one of dense, exact_mass"},
+      {R"({"selector": 1})", "attention.selector: found 1, expected a string"},
+      {R"({"q_block": 16})", "attention.q_block: the selector dense has no such setting"},
+      {R"({"selector": "dense", "gate": "off"})", "attention.gate: the selector dense has no such"},
+      {R"({"selector": "pooled", "stride": 8})", "attention.stride: the selector pooled has no such setting"},
+      {R"({"selector": "antidiagonal", "pool": 8})", "attention.pool: the selector antidiagonal has no such"},
+      {R"({"selector": "exact_mass", "variance": true})", "attention.variance: the selector exact_mass"},
+      {R"({"selector": "threshold", "query_stride": 1})", "attention.query_stride: the selector threshold"},
+      {R"({"selector": "local", "thresholds": 0.5})", "attention.thresholds: the selector local has no such"},
+      {R"({"selector": "local", "criterion": "sum"})", "attention.criterion: the selector local has no such"},
+      {R"({"selector": "exact_mass", "criterion": "max"})",
+       "attention.criterion: the selector exact_mass goes by sum"},
+      {R"({"selector": "threshold", "criterion": "sum"})", "the selector threshold goes by max"},
+      {R"({"selector": "antidiagonal", "criterion": "max"})", "the selector antidiagonal goes by sum"},
+      {R"({"selector": "vertical_slash", "criterion": "max"})", "the selector vertical_slash goes by sum"},
+      {R"({"selector": "pooled", "criterion": "mean"})", "found \"mean\", expected one of sum, max"},
+      {R"({"selector": "pooled", "q_block": 0})",
+       "attention.q_block: found 0, expected an integer in 1..1024"},
+      {R"({"selector": "pooled", "k_block": 1025})", "attention.k_block: found 1025"},
+      {R"({"selector": "pooled", "pool": 12})", "attention.pool: 12 does not divide attention.k_block 32"},
+      {R"({"selector": "pooled", "k_block": 8})", "attention.pool: 16 does not divide attention.k_block 8"},
+      {R"({"selector": "antidiagonal", "stride": 5})",
+       "attention.stride: 5 does not divide attention.q_block 32"},
+      {R"({"selector": "antidiagonal", "q_block": 8, "k_block": 12})",
+       "attention.stride: 8 does not divide attention.k_block 12"},
+      {R"({"selector": "pooled", "query_stride": 0})", "attention.query_stride: found 0"},
+      {R"({"selector": "pooled", "sink_tokens": -1})", "attention.sink_tokens: found -1"},
+      {R"({"selector": "pooled", "local_tokens": 1.5})", "attention.local_tokens: found 1.5"},
+      {R"({"selector": "pooled", "dense_last_tokens": -1})", "attention.dense_last_tokens: found -1"},
+      {R"({"selector": "pooled", "dense_first_layers": "all"})",
+       "attention.dense_first_layers: found \"all\""},
+      {R"({"selector": "pooled", "mean_correction": 1})", "mean_correction: found 1, expected true or false"},
+      {R"({"selector": "pooled", "group_union": "no"})", "attention.group_union: found \"no\""},
+      {R"({"selector": "pooled", "decode": "sparse"})", "found \"sparse\", expected one of dense, selected"},
+      {R"({"selector": "vertical_slash", "decode": "selected"})", "attention.decode: vertical_slash chooses"},
+      {R"({"selector": "pooled", "gate": true})", "attention.gate: found true, expected a string"},
+      {R"({"selector": "pooled", "gate": "on"})", "found \"on\", expected one of measured, off"},
+      {R"({"selector": "pooled", "thresholds": -0.1})",
+       "attention.thresholds: found -0.1, expected numbers in [0, 1]"},
+      {R"({"selector": "pooled", "outliers": 5})", "attention.outliers: found 5"},
+      {R"({"selector": "pooled", "pool": 2, "outliers": 2})", "attention.outliers: 2 leave nothing of a pool of 2"},
+      {R"({"selector": "pooled", "outliers": 1, "variance": true})", "attention.variance: not together with"},
+      {R"({"selector": "local", "outliers": 1})", "attention.outliers: the selector local has no such"},
+      {R"({"selector": "pooled", "thresholds": 1.5})", "attention.thresholds: found 1.5"},
+      {R"({"selector": "pooled", "thresholds": 1e300})", "attention.thresholds: found 1e+300"},
+      {R"({"selector": "pooled", "thresholds": "0.9"})", "attention.thresholds: found \"0.9\", expected a"},
+      {R"({"selector": "pooled", "thresholds": []})", "attention.thresholds: found []"},
+      {R"({"selector": "pooled", "thresholds": [0.9]})",
+       "attention.thresholds: found 0.9, expected a number"},
+      {R"({"selector": "pooled", "thresholds": [[]]})", "attention.thresholds: found []"},
+      {R"({"selector": "pooled", "thresholds": [[0.9, true]]})", "attention.thresholds: found true"},
+  };
+  for (const auto& c : cases) {
+    const std::string json = fmt::format(R"({{"version": 1, "attention": {}}})", c.section);
+    expect_refused({json.c_str(), {c.expected}});
+  }
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace winnow {
 namespace {
 
-ModelFacts model_of(std::int64_t layers) { return {"tiny", "abc123", layers}; }
+ModelFacts model_of(std::int64_t layers) { return {"tiny", "abc123", layers, 4}; }
 
 std::vector<std::int64_t> stage_layers(const Policy& policy) {
   std::vector<std::int64_t> layers;
@@ -70,6 +70,42 @@ TEST(ParsePolicy, FilesMayHaveColonsInTheirNames) {
                [&] { parse_policy(file + ":magic", model_of(4)); });
 }
 
+TEST(ParsePolicy, ASelectorFollowsAPlus) {
+  const Policy both = parse_policy("keep08:recency+pooled=0.9", model_of(28));
+  EXPECT_EQ(both.name, "keep08:recency+pooled=0.9");
+  EXPECT_EQ(both.tokens.scorer, ScorerKind::kRecency);
+  EXPECT_EQ(both.tokens.stages.size(), 8u);
+  EXPECT_EQ(both.attention.selector, SelectorKind::kPooled);
+  EXPECT_EQ(both.attention.thresholds, (std::vector<std::vector<float>>{{0.9f}}));
+  for (const char* text : {"pooled=0.9", "dense+pooled=0.9"}) {
+    const Policy alone = parse_policy(text, model_of(2));
+    EXPECT_FALSE(alone.dense());
+    EXPECT_FALSE(alone.prunes());
+    EXPECT_EQ(policy_to_json(alone)["attention"], policy_to_json(both)["attention"]);
+  }
+  const Policy local = parse_policy("local", model_of(2));
+  EXPECT_EQ(local.attention.rule.estimator, BlockEstimator::kNone);
+  EXPECT_EQ(parse_policy("threshold", model_of(2)).attention.thresholds[0][0], 0.01f);
+  EXPECT_TRUE(parse_policy("dense+dense", model_of(2)).dense());
+  EXPECT_EQ(parse_policy("keep08:learned=a+b+antidiagonal", model_of(28)).tokens.scorer_file, "a+b");
+}
+
+TEST(ParsePolicy, ASelectorTakesThePlaceOfTheFiles) {
+  const TemporaryFolder folder;
+  const std::string json =
+      R"({"version": 1, "attention": {"selector": "pooled", "thresholds": 0.5, "q_block": 16}})";
+  const std::string file = folder.write("a+local", json);
+  EXPECT_EQ(parse_policy(file, model_of(4)).attention.rule.q_block, 16) << "the whole text is a file";
+  const Policy replaced = parse_policy(file + "+exact_mass", model_of(4));
+  EXPECT_EQ(replaced.attention.selector, SelectorKind::kExactMass);
+  EXPECT_EQ(replaced.attention.rule.q_block, BlockRule{}.q_block);
+  EXPECT_TRUE(parse_policy(file + "+dense", model_of(4)).dense());
+}
+
+TEST(ParsePolicy, TheOracleIsRead) {
+  EXPECT_EQ(parse_policy("keep08:oracle", model_of(28)).tokens.scorer, ScorerKind::kOracle);
+}
+
 TEST(ParsePolicy, AFileIsCheckedAgainstTheModel) {
   const TemporaryFolder folder;
   const std::string file =
@@ -101,7 +137,18 @@ TEST(ParsePolicy, ErrorsSayWhatIsPossible) {
       {"auto:recency", ErrorCode::kBadArgument, {"no calibrated policy"}},
       {"keep08:magic", ErrorCode::kBadArgument, {"magic", "attention, recency, random, norm, learned"}},
       {"keep08:", ErrorCode::kBadArgument, {"unknown scorer \"\"", "attention"}},
-      {"keep08:oracle", ErrorCode::kUnsupported, {"keep08:oracle", "oracle", "cannot run"}},
+      {"keep08+magic", ErrorCode::kBadArgument, {"keep08+magic", "does not exist", "pooled"}},
+      {"keep08+pooled=", ErrorCode::kBadArgument, {"threshold \"\"", "(0, 1]"}},
+      {"keep08+pooled=0", ErrorCode::kBadArgument, {"threshold \"0\""}},
+      {"keep08+pooled=1.5", ErrorCode::kBadArgument, {"threshold \"1.5\""}},
+      {"keep08+pooled=0.9x", ErrorCode::kBadArgument, {"threshold \"0.9x\""}},
+      {"pooled=nan", ErrorCode::kBadArgument, {"threshold \"nan\""}},
+      {"local=0.5", ErrorCode::kBadArgument, {"local takes no threshold"}},
+      {"keep08+dense=0.5", ErrorCode::kBadArgument, {"dense takes no threshold"}},
+      {"keep08+local+pooled", ErrorCode::kBadArgument, {"two selectors"}},
+      {"pooled+local", ErrorCode::kBadArgument, {"two selectors"}},
+      {"+pooled", ErrorCode::kBadArgument, {"does not exist"}},
+      {"no/such.json+pooled", ErrorCode::kBadArgument, {"\"no/such.json\"", "does not exist"}},
       {"keep08:learned", ErrorCode::kBadArgument, {"learned needs its file", "keep08:learned=FILE"}},
       {"keep08:learned=", ErrorCode::kBadArgument, {"learned needs its file"}},
       {"keep08:recency=x", ErrorCode::kBadArgument, {"recency takes no file"}},
@@ -160,6 +207,36 @@ TEST(CheckPolicy, StagesLieInsideTheModel) {
   Policy policy;
   policy.tokens.stages = {{1, 0.5, std::nullopt}, {27, 0.5, std::nullopt}};
   EXPECT_NO_THROW(check_policy(policy, model_of(28), "p.json"));
+}
+
+TEST(CheckPolicy, ThresholdsHaveTheModelsShape) {
+  const ModelFacts model{"tiny", "abc123", 2, 3};
+  Policy policy;
+  policy.attention.selector = SelectorKind::kPooled;
+  for (const std::vector<std::vector<float>>& fits :
+       {std::vector<std::vector<float>>{{0.5f}}, {{0.5f}, {0.6f}}, {{0.5f}, {0.6f, 0.7f, 0.8f}}}) {
+    policy.attention.thresholds = fits;
+    EXPECT_NO_THROW(check_policy(policy, model, "p.json"));
+  }
+  policy.attention.thresholds = {{0.5f}, {0.5f}, {0.5f}};
+  expect_error(ErrorCode::kBadArgument, "p.json: attention.thresholds has 3 layers, but tiny has 2",
+               [&] { check_policy(policy, model, "p.json"); });
+  policy.attention.thresholds = {{0.5f, 0.6f, 0.7f}};
+  expect_error(ErrorCode::kBadArgument, "attention.thresholds has 1 layers",
+               [&] { check_policy(policy, model, "p.json"); });
+  policy.attention.thresholds = {{0.5f}, {0.5f, 0.6f}};
+  expect_error(ErrorCode::kBadArgument, "attention.thresholds[1] has 2 numbers, but tiny has 3 heads",
+               [&] { check_policy(policy, model, "p.json"); });
+}
+
+TEST(CheckPolicy, SomeLayerIsLeftForTheSelector) {
+  Policy policy;
+  policy.attention.selector = SelectorKind::kLocal;
+  policy.attention.dense_first_layers = 27;
+  EXPECT_NO_THROW(check_policy(policy, model_of(28), "p.json"));
+  policy.attention.dense_first_layers = 28;
+  expect_error(ErrorCode::kBadArgument, "p.json: attention.dense_first_layers is 28, but tiny has 28",
+               [&] { check_policy(policy, model_of(28), "p.json"); });
 }
 
 TEST(ScorerName, IsTheOneOfTheFile) {

@@ -36,6 +36,9 @@ constexpr Tolerance kGeluErf = {3e-6, 2e-6};
 
 // Two float32 products and a sum, of operands of scale 4.
 constexpr Tolerance kRope = {2e-6, 1e-6};
+// The same with operands that went through a norm (kNorm) with weights of scale 4: the relative error of
+// operands of scale 16.
+constexpr Tolerance kNormedRope = {4e-5, 2e-6};
 
 // A dot product of n terms with float32 accumulation, scaled so that the result has unit variance: 2^-24
 // sqrt(n) in expectation, and the worst of some 10^5 outputs is 5 times that. BF16 inputs are the same for

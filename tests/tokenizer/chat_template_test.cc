@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "tokenizer/jinja_canonical.h"
 
 namespace winnow {
 namespace {
@@ -14,11 +15,13 @@ TEST(CanonicalTemplate, UnifiesSpacingQuotesAndSubscripts) {
   EXPECT_EQ(canonical_template("a {{ x }} b"), "a {{x}} b");
   EXPECT_EQ(canonical_template("{{ \"it's\" }}"), "{{'it\\'s'}}");
   EXPECT_EQ(canonical_template("{% if x %}\n  {% endif %}"), "{%if x%}{%endif%}");
+  EXPECT_EQ(canonical_template("a\n  {#- said -#}\n\n b"), "ab");
+  EXPECT_EQ(canonical_template("a\n  {# {{ x }} #}\nb"), "a\nb");
 }
 
 TEST(CanonicalTemplate, SurvivesBrokenTemplates) {
-  for (const char* text :
-       {"", "{", "{{", "{%", "{{-", "{{ 'x", "{% a -", "{{ m['", "{{ \\ }}", "{{ 'a\\", "}}"}) {
+  for (const char* text : {"", "{", "{{", "{%", "{{-", "{{ 'x", "{% a -", "{{ m['", "{{ \\ }}", "{{ 'a\\",
+                           "}}", "{#", "{#-", "{#}", "{#-#}"}) {
     canonical_template(text);
     EXPECT_FALSE(ChatTemplate::recognise(text)) << text;
   }

@@ -114,10 +114,10 @@ TEST(TokenizerJson, UnsupportedPartsAreNamed) {
   const std::string file = "some/tokenizer.json: ";
   EXPECT_EQ(unsupported([](Json& j) { j["normalizer"]["type"] = "Lowercase"; }),
             file + "normalizer: Lowercase is not supported");
-  EXPECT_EQ(unsupported([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["type"] = "Metaspace"; }),
-            file + "pre_tokenizer.pretokenizers[0]: Metaspace is not supported");
+  EXPECT_EQ(unsupported([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["type"] = "Whitespace"; }),
+            file + "pre_tokenizer.pretokenizers[0]: Whitespace is not supported");
   EXPECT_EQ(unsupported([](Json& j) { j["pre_tokenizer"] = nullptr; }),
-            file + "pre_tokenizer: a pre_tokenizer without ByteLevel is not supported");
+            file + "decoder: ByteLevel is not supported");
   EXPECT_EQ(
       unsupported([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "MergedWithNext"; }),
       file + "pre_tokenizer.pretokenizers[0].behavior: MergedWithNext is not supported");
@@ -225,7 +225,8 @@ TEST_F(TokenizerFiles, VocabAndMergesOfQwen2) {
 }
 
 TEST_F(TokenizerFiles, NamesWithAPrefix) {
-  EXPECT_EQ(error_of_opening(folder_), folder_ + ": there is no tokenizer.json and no vocab.json here");
+  EXPECT_EQ(error_of_opening(folder_),
+            folder_ + ": there is no tokenizer.json, vocab.json or tokenizer.model here");
   write("one-tokenizer.json", tiny().dump());
   EXPECT_EQ(error_of_opening(folder_), "no error");
   write("two-tokenizer.json", tiny().dump());

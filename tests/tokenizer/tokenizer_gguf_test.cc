@@ -1,74 +1,19 @@
 // Tokenizers in GGUF metadata, on files made in memory.
-#include <cstring>
 #include <functional>
 #include <span>
 
 #include "core/error.h"
 #include "formats/gguf.h"
+#include "gguf_bytes.h"
+#include "golden_cases.h"
+#include "sentencepiece_bytes.h"
 #include "tokenizer/bpe_tokenizer.h"
 #include "tokenizer/loaders.h"
-#include "tokenizer_test_data.h"
 
 namespace winnow {
 namespace {
 
 using Json = nlohmann::json;
-
-// Writes GGUF metadata; no tensors.
-class GgufBytes {
- public:
-  void put_string(const std::string& key, const std::string& value) {
-    begin(key, GgufType::kString), text(value);
-  }
-  void put_integer(const std::string& key, std::uint32_t value) {
-    begin(key, GgufType::kUint32), number(value);
-  }
-  void put_boolean(const std::string& key, bool value) {
-    begin(key, GgufType::kBool), number(static_cast<std::uint8_t>(value ? 1 : 0));
-  }
-  void put_strings(const std::string& key, const std::vector<std::string>& values) {
-    begin_array(key, GgufType::kString, values.size());
-    for (const std::string& value : values) text(value);
-  }
-  void put_integers(const std::string& key, const std::vector<std::int32_t>& values) {
-    begin_array(key, GgufType::kInt32, values.size());
-    for (const std::int32_t value : values) number(value);
-  }
-
-  std::string take() const {
-    GgufBytes head;
-    head.bytes_ = "GGUF";
-    head.number(std::uint32_t{3});
-    head.number(std::uint64_t{0});
-    head.number(keys_);
-    std::string file = head.bytes_ + bytes_;
-    file.resize((file.size() + 31) / 32 * 32);
-    return file;
-  }
-
- private:
-  template <class T>
-  void number(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
-  }
-  void text(const std::string& value) {
-    number(std::uint64_t{value.size()});
-    bytes_ += value;
-  }
-  void begin(const std::string& key, GgufType type) {
-    text(key);
-    number(static_cast<std::uint32_t>(type));
-    ++keys_;
-  }
-  void begin_array(const std::string& key, GgufType type, std::size_t count) {
-    begin(key, GgufType::kArray);
-    number(static_cast<std::uint32_t>(type));
-    number(std::uint64_t{count});
-  }
-
-  std::string bytes_;
-  std::uint64_t keys_ = 0;
-};
 
 // The tiny tokenizer as a converter would write it.
 struct TinyGguf {
@@ -119,6 +64,140 @@ struct TinyGguf {
   }
 };
 
+// Each name of tokenizer.ggml.pre against the tokenizer.json of the models that have it.
+TEST(TokenizerGguf, Pretokenizers) {
+  const Json all = read_golden("gguf-pre.json");
+  for (const auto& [pre, golden] : all.items()) {
+    SCOPED_TRACE(pre);
+    TinyGguf gguf;
+    gguf.pre = pre;
+    std::vector<std::string> merges;
+    for (std::size_t i = 0; i < gguf.merges.size(); ++i) {
+      if (i % 3 != 2) merges.push_back(gguf.merges[i]);
+    }
+    gguf.merges = merges;
+    expect_cases(*gguf.open(), golden["cases"]);
+  }
+}
+
+// The same tokenizers written as tokenizer.json.
+TEST(TokenizerGguf, PretokenizersOfTokenizerJson) {
+  const Json all = read_golden("gguf-pre.json");
+  for (const auto& [pre, golden] : all.items()) {
+    SCOPED_TRACE(pre);
+    Json json = read_golden("tiny/tokenizer.json");
+    json["normalizer"] = golden["normalizer"];
+    json["pre_tokenizer"] = golden["pre_tokenizer"];
+    json["model"]["ignore_merges"] = golden["ignore_merges"];
+    Json merges = Json::array();
+    for (std::size_t i = 0; i < json["model"]["merges"].size(); ++i) {
+      if (i % 3 != 2) merges.push_back(json["model"]["merges"][i]);
+    }
+    json["model"]["merges"] = merges;
+    for (Json& token : json["added_tokens"]) {
+      for (const char* flag : {"single_word", "lstrip", "rstrip", "normalized"}) token[flag] = false;
+    }
+    expect_cases(BpeTokenizer(spec_from_tokenizer_json(json.dump(), "test")), golden["cases"]);
+  }
+}
+
+// A whole word may be spelled like a control token; text must not become one by it.
+TEST(TokenizerGguf, IgnoringMergesMakesNoControlTokens) {
+  TinyGguf gguf;
+  gguf.pre = "llama-bpe";
+  gguf.tokens.push_back("STOP");
+  gguf.types.push_back(3);
+  const auto tokenizer = gguf.open();
+  EXPECT_EQ(tokenizer->encode("STOP", true).size(), 1u);
+  EXPECT_GT(tokenizer->encode("STOP", false).size(), 1u);
+}
+
+// A model of SentencePiece as a converter writes it.
+struct SpGguf {
+  std::vector<std::string> tokens;
+  std::vector<float> scores;
+  std::vector<std::int32_t> types;
+  std::function<void(GgufBytes&)> more = [](GgufBytes&) {};
+
+  explicit SpGguf(const SentencePieces& pieces) : tokens(pieces.spellings), scores(pieces.scores) {
+    for (const PieceType type : pieces.types) types.push_back(static_cast<std::int32_t>(type));
+  }
+
+  std::unique_ptr<Tokenizer> open() const {
+    GgufBytes gguf;
+    gguf.put_string("tokenizer.ggml.model", "llama");
+    gguf.put_string("tokenizer.ggml.pre", "default");
+    gguf.put_strings("tokenizer.ggml.tokens", tokens);
+    gguf.put_floats("tokenizer.ggml.scores", scores);
+    gguf.put_integers("tokenizer.ggml.token_type", types);
+    more(gguf);
+    const std::string file = gguf.take();
+    return std::make_unique<BpeTokenizer>(
+        spec_from_gguf(GgufFile(std::as_bytes(std::span(file)), "some.gguf")));
+  }
+
+  std::string error(ErrorCode code) const {
+    try {
+      open();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    return "no error";
+  }
+};
+
+TEST(TokenizerGgufLlama, SameIdsAsTheModelFile) {
+  for (const std::string name : {"llama", "gemma", "plain", "holes"}) {
+    SpGguf gguf(read_sentence_pieces(read_test_file(golden_path("sp-" + name + "/tokenizer.model")), "test"));
+    const bool prefix = name != "gemma";
+    gguf.more = [&](GgufBytes& file) { file.put_boolean("tokenizer.ggml.add_space_prefix", prefix); };
+    SCOPED_TRACE(name);
+    expect_cases(*gguf.open(), read_golden("sp-" + name + ".json")["cases"], "sp-cases.json");
+  }
+}
+
+TEST(TokenizerGgufLlama, EndsOfTexts) {
+  SpModel model;
+  model.add("a", 0);
+  model.add(std::string(kSpaceSign), 0);
+  SpGguf gguf(model.pieces);
+  gguf.more = [](GgufBytes& file) {
+    file.put_integer("tokenizer.ggml.bos_token_id", 1);
+    file.put_integer("tokenizer.ggml.eos_token_id", 2);
+  };
+  EXPECT_EQ(gguf.open()->encode("a", true), (std::vector<TokenId>{1, 4, 3}));
+  EXPECT_EQ(gguf.open()->stop_tokens(), std::vector<TokenId>{2});
+  const auto ends = gguf.more;
+  gguf.more = [&](GgufBytes& file) {
+    ends(file);
+    file.put_boolean("tokenizer.ggml.add_bos_token", false);
+    file.put_boolean("tokenizer.ggml.add_eos_token", true);
+    file.put_boolean("tokenizer.ggml.add_space_prefix", false);
+  };
+  EXPECT_EQ(gguf.open()->encode("a", true), (std::vector<TokenId>{3, 2}));
+}
+
+TEST(TokenizerGgufLlama, FaultsNameFileAndKey) {
+  SpModel model;
+  model.add("a", 0);
+  SpGguf gguf(model.pieces);
+  EXPECT_EQ(gguf.error(ErrorCode::kBadFormat), "no error");
+  gguf.scores.pop_back();
+  EXPECT_EQ(gguf.error(ErrorCode::kBadFormat), "some.gguf: tokenizer.ggml.scores has 3 entries for 4 tokens");
+  gguf = SpGguf(model.pieces);
+  gguf.types[3] = 7;
+  EXPECT_EQ(gguf.error(ErrorCode::kBadFormat),
+            "some.gguf: tokenizer.ggml.token_type: 7 is no type of a token (1 to 6)");
+  gguf = SpGguf(model.pieces);
+  gguf.types[0] = 1;
+  EXPECT_EQ(gguf.error(ErrorCode::kBadFormat), "some.gguf: there is no unknown token");
+  gguf = SpGguf(model.pieces);
+  gguf.more = [](GgufBytes& file) { file.put_boolean("tokenizer.ggml.remove_extra_whitespaces", true); };
+  EXPECT_EQ(gguf.error(ErrorCode::kUnsupported),
+            "some.gguf: tokenizer.ggml.remove_extra_whitespaces true is not supported");
+}
+
 TEST(TokenizerGguf, SameIdsAsTokenizerJson) {
   const auto from_gguf = TinyGguf().open(), from_json = open_tokenizer(golden_path("tiny"));
   const std::string text = "It's 2024 <|im_end|><think> e\xCC\x81 and tokens, \xF0\x9F\x98\x80\n\n  x";
@@ -148,13 +227,14 @@ TEST(TokenizerGguf, BeginOfTextStopTokensAndTemplate) {
 TEST(TokenizerGguf, FaultsNameFileAndKey) {
   TinyGguf gguf;
   gguf.pre = "chameleon";
-  EXPECT_EQ(
-      gguf.error(ErrorCode::kUnsupported),
-      "some.gguf: tokenizer.ggml.pre is 'chameleon'; winnow knows gpt-2, smollm, qwen2, deepseek-r1-qwen and "
-      "llama-bpe");
+  EXPECT_EQ(gguf.error(ErrorCode::kUnsupported),
+            "some.gguf: tokenizer.ggml.pre is 'chameleon'; winnow knows gpt-2, smollm, starcoder, qwen2, "
+            "deepseek-r1-qwen, llama-bpe, llama3, llama-v3, tekken, gpt-4o, deepseek-v3");
   gguf = {};
-  gguf.model = "llama";
-  EXPECT_NE(gguf.error(ErrorCode::kUnsupported).find("tokenizer.ggml.model is 'llama'"), std::string::npos);
+  gguf.model = "t5";
+  EXPECT_EQ(gguf.error(ErrorCode::kUnsupported),
+            "some.gguf: tokenizer.ggml.model is 't5'; winnow knows gpt2 (byte-level BPE) and llama "
+            "(SentencePiece BPE)");
   gguf = {};
   gguf.merges[3] = "Q";
   EXPECT_EQ(gguf.error(ErrorCode::kBadFormat),

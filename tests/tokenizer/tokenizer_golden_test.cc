@@ -4,49 +4,14 @@
 #include <memory>
 
 #include "core/error.h"
+#include "golden_cases.h"
 #include "tokenizer/bpe_tokenizer.h"
 #include "tokenizer/loaders.h"
-#include "tokenizer_test_data.h"
 
 namespace winnow {
 namespace {
 
 using Json = nlohmann::json;
-
-struct Case {
-  std::string name, text;
-};
-
-std::vector<Case> read_cases() {
-  std::vector<Case> cases;
-  const Json golden = read_golden("cases.json");
-  for (const Json& entry : golden["cases"]) {
-    const std::string bytes = bytes_of_hex(entry["hex"]);
-    Case c{entry["name"], ""};
-    for (int i = 0; i < entry["times"].get<int>(); ++i) c.text += bytes;
-    cases.push_back(c);
-  }
-  return cases;
-}
-
-void expect_ids(const std::vector<TokenId>& ids, const Json& expected, const std::string& name) {
-  if (expected.is_array()) {
-    EXPECT_EQ(ids, expected.get<std::vector<TokenId>>()) << name;
-  } else {
-    EXPECT_EQ(summary_of(ids), expected) << name;
-  }
-}
-
-void expect_cases(const Tokenizer& tokenizer, const Json& rows) {
-  const std::vector<Case> cases = read_cases();
-  ASSERT_LE(rows.size(), cases.size());
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Json& row = rows[i];
-    expect_ids(tokenizer.encode(cases[i].text, /*parse_special=*/true), row["parsed"], cases[i].name);
-    expect_ids(tokenizer.encode(cases[i].text, /*parse_special=*/false), row.value("plain", row["parsed"]),
-               cases[i].name + ", control tokens as text");
-  }
-}
 
 void expect_texts(const Tokenizer& tokenizer, const Json& texts) {
   for (const auto& [file, expected] : texts.items()) {
@@ -119,34 +84,6 @@ TEST(TokenizerGolden, SmolLm2Gguf) {
       "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
   if (shared_data_path("text").empty()) GTEST_SKIP() << "no shared data: set WINNOW_SHARED_DATA";
   expect_texts(*tokenizer, golden["texts"]);
-}
-
-std::vector<ChatMessage> messages_of(const Json& conversations, const std::string& title) {
-  std::vector<ChatMessage> messages;
-  for (const Json& conversation : conversations) {
-    if (conversation["title"] != title) continue;
-    for (const Json& m : conversation["messages"]) messages.push_back({m["role"], m["content"]});
-  }
-  return messages;
-}
-
-TEST(TokenizerGolden, Chat) {
-  const Json golden = read_golden("chat.json");
-  for (const auto& [name, jinja] : golden["templates"].items()) {
-    TokenizerSpec spec = spec_from_tokenizer_json(read_test_file(golden_path("tiny/tokenizer.json")), "tiny");
-    spec.chat_template = jinja.get<std::string>();
-    const BpeTokenizer tokenizer(std::move(spec));
-    for (const Json& row : golden["rendered"]) {
-      if (row["template"] != name) continue;
-      const std::string title = row["title"];
-      SCOPED_TRACE(name + ", " + title);
-      const auto ids = tokenizer.encode_chat(messages_of(golden["conversations"], title), row["prompt"]);
-      EXPECT_EQ(tokenizer.decode(ids, /*skip_control=*/false), row["text"].get<std::string>());
-      if (title != "control tokens inside") {
-        EXPECT_EQ(ids, row["ids"].get<std::vector<TokenId>>());
-      }
-    }
-  }
 }
 
 TEST(TokenizerGolden, ThreadsShareOneTokenizer) {

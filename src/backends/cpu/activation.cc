@@ -51,6 +51,15 @@ void silu_gated_row(const T* x, T* y, std::int64_t dim) {
 }
 
 template <class T>
+void gelu_tanh_gated_row(const T* x, T* y, std::int64_t dim) {
+  const Tag d;
+  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    const Vec gate = load(d, x + i, lanes), up = load(d, x + dim + i, lanes);
+    store(hn::Mul(gelu_tanh(d, gate), up), d, y + i, lanes);
+  });
+}
+
+template <class T>
 void gelu_tanh_row(const T* x, T* y, std::int64_t dim) {
   const Tag d;
   for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
@@ -75,6 +84,7 @@ void activate(const ActivationParams& p, std::int64_t begin, std::int64_t end) {
       case ActivationKind::kSiluGated: silu_gated_row(x, y, p.y.cols); break;
       case ActivationKind::kGeluTanh: gelu_tanh_row(x, y, p.y.cols); break;
       case ActivationKind::kGeluErf: gelu_erf_row(x, y, p.y.cols); break;
+      case ActivationKind::kGeluTanhGated: gelu_tanh_gated_row(x, y, p.y.cols); break;
     }
   }
 }
@@ -97,7 +107,7 @@ HWY_EXPORT(activate_f32);
 HWY_EXPORT(activate_bf16);
 
 void activation_rows(const ActivationParams& params, std::int64_t begin, std::int64_t end) {
-  const std::int64_t inputs = params.kind == ActivationKind::kSiluGated ? 2 : 1;
+  const std::int64_t inputs = is_gated(params.kind) ? 2 : 1;
   check(params.x.rows == params.y.rows && params.x.cols == inputs * params.y.cols,
         "activation: x is [rows, dim], or [rows, 2 dim] when gated");
   check(params.x.dtype == params.y.dtype, "activation: x and y are of one type");

@@ -1,4 +1,5 @@
-// Causal attention and window scores over the CPU backend's cache layout, on a given set of tile kernels.
+// Causal attention (dense, or by a plan) and window scores over the CPU backend's cache layout, on a given
+// set of tile kernels.
 #pragma once
 
 #include "backends/backend.h"

@@ -121,13 +121,13 @@ struct Gemm::Impl {
     if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
   }
 
-  // y = x W^T + bias (y += if key.accumulate) on `threads` threads of oneDNN's, by the given thread of ours.
+  // y = x W^T + bias (y += if key.accumulate) on `team` threads of oneDNN's, by the given thread of ours.
   void execute(const LinearParams& params, const MatrixView& x, const MatrixView& y, bool accumulate,
-               int threads, int thread) {
+               int team, int thread) {
     const auto& weight = static_cast<const PackedWeight&>(*params.weight);
     const ProductKey key{x.rows,  weight.in_features(), weight.out_features(),
                          y.dtype, accumulate,           params.bias != nullptr,
-                         threads};
+                         team};
     const Product& product = this->product(key, weight.packed().get_desc());
     reserve_scratchpad(thread, product);
     std::unordered_map<int, memory> arguments{
@@ -144,7 +144,7 @@ struct Gemm::Impl {
   }
 
   // Rows [begin, begin + rows), of a number that is no multiple of kSmallPiece, by way of a padded copy.
-  void execute_padded(const LinearParams& params, std::int64_t begin, std::int64_t rows, int threads,
+  void execute_padded(const LinearParams& params, std::int64_t begin, std::int64_t rows, int team,
                       int thread) {
     const std::int64_t padded_rows = (rows + kSmallPiece - 1) / kSmallPiece * kSmallPiece;
     const MatrixView x = params.x.slice(begin, rows), y = params.y.slice(begin, rows);
@@ -157,14 +157,13 @@ struct Gemm::Impl {
     std::memset(x_copy + rows * x.row_bytes(), 0, static_cast<std::size_t>(x_bytes - rows * x.row_bytes()));
     if (params.accumulate) std::memcpy(y_copy, y.data, static_cast<std::size_t>(rows * y.row_bytes()));
     execute(params, {x_copy, x.dtype, padded_rows, x.cols}, {y_copy, y.dtype, padded_rows, y.cols},
-            params.accumulate, threads, thread);
+            params.accumulate, team, thread);
     std::memcpy(y.data, y_copy, static_cast<std::size_t>(rows * y.row_bytes()));
   }
 
-  void execute_rows(const LinearParams& params, std::int64_t begin, std::int64_t rows, int threads,
-                    int thread) {
+  void execute_rows(const LinearParams& params, std::int64_t begin, std::int64_t rows, int team, int thread) {
     const auto direct = [&](std::int64_t first, std::int64_t count) {
-      execute(params, params.x.slice(first, count), params.y.slice(first, count), params.accumulate, threads,
+      execute(params, params.x.slice(first, count), params.y.slice(first, count), params.accumulate, team,
               thread);
     };
     const std::int64_t whole = rows / kLargePiece * kLargePiece, rest = rows - whole;
@@ -173,7 +172,7 @@ struct Gemm::Impl {
     if (rows == 1 || rest % kSmallPiece == 0) {
       direct(begin + whole, rest);
     } else {
-      execute_padded(params, begin + whole, rest, threads, thread);
+      execute_padded(params, begin + whole, rest, team, thread);
     }
   }
 };

@@ -10,6 +10,7 @@
 #include "hwy/highway.h"
 // After highway.h, which defines the target.
 #include "backends/cpu/bf16-inl.h"
+#include "backends/cpu/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace winnow::cpu::HWY_NAMESPACE {
@@ -18,36 +19,9 @@ namespace {
 using Tag = hn::ScalableTag<float>;
 using Vec = hn::Vec<Tag>;
 
-// Folds `step(v, sum)` over the vectors of x. Four sums, because one would wait for the latency of every
-// addition.
-template <class T, class Step>
-HWY_INLINE float reduce(const T* x, std::int64_t n, Step step) {
-  const Tag d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  Vec sum0 = hn::Zero(d), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-  std::int64_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    sum0 = step(load(d, x + i, AllLanes()), sum0);
-    sum1 = step(load(d, x + i + lanes, AllLanes()), sum1);
-    sum2 = step(load(d, x + i + 2 * lanes, AllLanes()), sum2);
-    sum3 = step(load(d, x + i + 3 * lanes, AllLanes()), sum3);
-  }
-  for (; i + lanes <= n; i += lanes) sum0 = step(load(d, x + i, AllLanes()), sum0);
-  if (i < n) {
-    const auto left = static_cast<std::size_t>(n - i);
-    sum1 = hn::IfThenElse(hn::FirstN(d, left), step(load(d, x + i, FirstLanes{left}), sum1), sum1);
-  }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3))));
-}
-
 template <class T>
 float sum(const T* x, std::int64_t n) {
   return reduce(x, n, [](Vec v, Vec total) HWY_ATTR { return hn::Add(total, v); });
-}
-
-template <class T>
-float sum_of_squares(const T* x, std::int64_t n) {
-  return reduce(x, n, [](Vec v, Vec total) HWY_ATTR { return hn::MulAdd(v, v, total); });
 }
 
 // About a centre near the mean: the sum of squares of x itself would cancel.
@@ -64,6 +38,15 @@ template <class Y>
 void write_normed(const NormParams& p, const float* x, float centre, float scale, Y* y) {
   const Tag d;
   const Vec c = hn::Set(d, centre), s = hn::Set(d, scale);
+  if (p.accumulate) {
+    for_each_vector(d, p.x.cols, [&](std::int64_t i, auto lanes) HWY_ATTR {
+      const Vec normed = hn::Mul(hn::Sub(load(d, x + i, lanes), c), s);
+      const Vec bias = p.bias != nullptr ? load(d, p.bias + i, lanes) : hn::Zero(d);
+      const Vec weighted = hn::MulAdd(normed, load(d, p.weight + i, lanes), bias);
+      store(hn::Add(load(d, y + i, lanes), weighted), d, y + i, lanes);
+    });
+    return;
+  }
   if (p.bias != nullptr) {
     for_each_vector(d, p.x.cols, [&](std::int64_t i, auto lanes) HWY_ATTR {
       const Vec normed = hn::Mul(hn::Sub(load(d, x + i, lanes), c), s);
@@ -119,6 +102,7 @@ HWY_EXPORT(euclidean_norms);
 void norm_rows(const NormParams& params, std::int64_t begin, std::int64_t end) {
   check(params.x.dtype == DType::kF32, "norm: x is float32");
   check(params.x.rows == params.y.rows && params.x.cols == params.y.cols, "norm: y is shaped as x");
+  check(!params.accumulate || params.y.dtype == DType::kF32, "norm: only float32 accumulates");
   HWY_DYNAMIC_DISPATCH(norm_range)(params, begin, end);
 }
 

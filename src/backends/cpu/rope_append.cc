@@ -6,6 +6,7 @@
 // float32 rows are copied; bfloat16 rows go out two at a time, interleaved. A row without its partner writes
 // 2-byte elements, as another thread may be writing the partner.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "backends/cpu/kernels.h"
@@ -18,6 +19,7 @@
 #include "hwy/highway.h"
 // After highway.h, which defines the target.
 #include "backends/cpu/bf16-inl.h"
+#include "backends/cpu/reduce-inl.h"
 
 #ifndef WINNOW_BACKENDS_CPU_ROPE_APPEND_ONCE
 #define WINNOW_BACKENDS_CPU_ROPE_APPEND_ONCE
@@ -34,9 +36,9 @@ using Tag = hn::ScalableTag<float>;
 using Vec = hn::Vec<Tag>;
 
 // y = x with its first rotary_dim dimensions rotated by the angles of `position`.
-template <class T>
-HWY_INLINE void rotate_head(const RopeTable& rope, std::int64_t position, const T* x, std::int64_t head_dim,
-                            T* y) {
+template <class X, class Y>
+HWY_INLINE void rotate_head(const RopeTable& rope, std::int64_t position, const X* x, std::int64_t head_dim,
+                            Y* y) {
   const Tag d;
   const std::int64_t half = rope.rotary_dim / 2;
   const float* cos_row = rope.cos.as<float>() + position * half;
@@ -47,7 +49,25 @@ HWY_INLINE void rotate_head(const RopeTable& rope, std::int64_t position, const 
     store(hn::NegMulAdd(second, sin, hn::Mul(first, cos)), d, y + i, lanes);
     store(hn::MulAdd(first, sin, hn::Mul(second, cos)), d, y + half + i, lanes);
   });
-  std::memcpy(y + 2 * half, x + 2 * half, static_cast<std::size_t>(head_dim - 2 * half) * sizeof(T));
+  for_each_vector(d, head_dim - 2 * half, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    store(load(d, x + 2 * half + i, lanes), d, y + 2 * half + i, lanes);
+  });
+}
+
+// The same after the head's own norm, if there is one.
+template <class T>
+HWY_INLINE void norm_and_rotate_head(const RopeAppendParams& p, const float* norm, std::int64_t row,
+                                     const T* x, T* y) {
+  const std::int64_t dim = p.kv->head_dim;
+  if (norm == nullptr) return rotate_head(*p.rope, p.positions[row], x, dim, y);
+  HWY_ALIGN float normed[kMaxKeyDim];
+  const float scale = 1.0f / std::sqrt(sum_of_squares(x, dim) / static_cast<float>(dim) + p.norm_epsilon);
+  const Tag d;
+  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    const Vec scaled = hn::Mul(load(d, x + i, lanes), hn::Set(d, scale));
+    store(hn::Mul(scaled, load(d, norm + i, lanes)), d, normed + i, lanes);
+  });
+  rotate_head(*p.rope, p.positions[row], normed, dim, y);
 }
 
 // The cache's side of the op: where rows of one kv head go.
@@ -126,7 +146,7 @@ void rotate_queries(const RopeAppendParams& p, std::int64_t begin, std::int64_t 
   for (std::int64_t r = begin; r < end; ++r) {
     const T* x = p.qkv.row<T>(r);
     T* y = p.q.row<T>(r);
-    for (std::int64_t i = 0; i < p.q.cols; i += dim) rotate_head(*p.rope, p.positions[r], x + i, dim, y + i);
+    for (std::int64_t i = 0; i < p.q.cols; i += dim) norm_and_rotate_head(p, p.q_norm, r, x + i, y + i);
   }
 }
 
@@ -138,7 +158,7 @@ void append_head(const RopeAppendParams& p, const CacheHead<T>& head, std::int64
   rotated[dim] = T{};  // an odd dimension's padding
   for (std::int64_t r = begin; r < end; ++r) {
     const T* k = p.qkv.row<T>(r) + p.q.cols + kv_head * dim;
-    rotate_head(*p.rope, p.positions[r], k, dim, rotated);
+    norm_and_rotate_head(p, p.k_norm, r, k, rotated);
     head.write_key(first_row + r, rotated);
   }
   const T* values = p.qkv.row<T>(begin) + p.q.cols + (p.kv->kv_heads + kv_head) * dim;
@@ -183,6 +203,7 @@ void rope_append_rows(const RopeAppendParams& params, std::int64_t first_row, st
   const LayerKv& kv = *params.kv;
   check(kv.head_dim <= kMaxKeyDim, "rope_append: heads of at most 1024 dimensions");
   check(params.rope->rotary_dim <= kv.head_dim, "rope_append: rotary_dim fits the head");
+  check((params.q_norm == nullptr) == (params.k_norm == nullptr), "rope_append: norms for q and k, or none");
   check(params.qkv.cols == params.q.cols + 2 * kv.kv_heads * kv.head_dim, "rope_append: a row is q | k | v");
   check(first_row + end <= kv.capacity, "rope_append: the cache has room");
   for (std::int64_t r = begin; r < end; ++r) {

@@ -1,15 +1,18 @@
 // Tiled attention on the variants of SIMD and matrix instructions the CPU offers.
 //
-// FlashAttention's online softmax (arXiv 2205.14135): a tile of up to kTileQueries queries meets one block of
-// up to kTileKeys consecutive cache rows after the other; each meeting is a TileStep: scores, softmax,
-// accumulate. attention.cc lists the steps, one of the kernels here runs them. Keys and values are in the
-// layout of kv_layout.h.
+// FlashAttention's online softmax (arXiv 2205.14135): a tile of up to kTileQueries queries meets up to
+// kTileKeys cache rows after the other, gathered from anywhere in the cache in blocks of kKeyBlock; each
+// meeting is a TileStep: scores, softmax, accumulate. attention.cc and plan_attention.cc list the steps, one
+// of the kernels here runs them. Keys and values are in the layout of kv_layout.h.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
+#include "backends/cpu/kv_layout.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
 
@@ -17,6 +20,7 @@ namespace winnow::cpu {
 
 constexpr std::int64_t kTileQueries = 32;
 constexpr std::int64_t kTileKeys = 128;
+constexpr std::int64_t kStepBlocks = kTileKeys / kKeyBlock;
 constexpr std::int64_t kSumLanes = 16;
 constexpr std::int64_t kMaxHeadDim = 512;
 
@@ -35,10 +39,25 @@ struct QueryTile {
 
 struct TileStep {
   QueryTile* tile;
-  const void* k;       // first key block
-  const void* v;       // first row of values
-  std::int64_t first;  // cache row of the first key
-  std::int64_t keys;   // a multiple of 32, at most kTileKeys
+  const std::byte *k, *v;          // cache row 0 of the kv head
+  std::int32_t rows[kStepBlocks];  // first cache rows of the key blocks, ascending
+  std::int32_t blocks;             // in use, at least 1
+
+  // Null: query i sees the rows below limits[i]. Otherwise bias[i * bias_stride + key] is added to the score,
+  // in units of log2 and -infinity where query i does not see the key; limits are not looked at.
+  const float* bias = nullptr;
+  std::int64_t bias_stride = 0;
+
+  std::int64_t keys() const { return blocks * kKeyBlock; }
+  // How many of the step's keys lie below `limit`: as rows ascend, the first ones.
+  std::int64_t visible(std::int64_t limit) const {
+    if (rows[blocks - 1] + kKeyBlock <= limit) return keys();
+    std::int64_t count = 0;
+    for (std::int32_t b = 0; b < blocks; ++b) {
+      count += std::clamp<std::int64_t>(limit - rows[b], 0, kKeyBlock);
+    }
+    return count;
+  }
 };
 
 struct TileKernels {
@@ -46,7 +65,7 @@ struct TileKernels {
   DType dtype;                // of queries, keys and values
   std::int64_t dim_multiple;  // head_dim must be a multiple of this
 
-  // Runs the steps in order. `scratch` holds kScratchFloats.
+  // Runs the steps in order. `scratch` holds scratch_floats(padded_dim).
   void (*attend)(std::span<const TileStep> steps, std::int64_t padded_dim, float scale_log2, float* scratch);
 
   // s[q][key] = q . k for all kTileQueries rows of `q` [kTileQueries, padded_dim] and `keys` rows (a multiple
@@ -62,7 +81,41 @@ struct TileKernels {
 // Scores of one step: rows of kScoreStride floats, so that consecutive rows do not fall into the same cache
 // sets.
 constexpr std::int64_t kScoreStride = kTileKeys + 16;
-constexpr std::int64_t kScratchFloats = kTileQueries * kScoreStride;
+constexpr std::int64_t kScoreFloats = kTileQueries * kScoreStride;
+// The scores, and behind them values that are moved together for the matrix unit.
+constexpr std::int64_t scratch_floats(std::int64_t padded_dim) {
+  return kScoreFloats + kTileKeys * padded_dim / 2;
+}
+
+// Key blocks of one kv head, whose row r begins at base + r * row_bytes.
+struct KeyBlocks {
+  const std::byte* base;
+  std::int64_t row_bytes;
+  const std::int32_t* rows;
+  std::int32_t count;
+
+  template <class T>
+  const T* at(std::int32_t block) const {
+    return reinterpret_cast<const T*>(base + rows[block] * row_bytes);
+  }
+};
+
+// Calls scores(blocks, s) for consecutive key blocks from `k` on, at most kStepBlocks at a time.
+template <class Scores>
+void for_consecutive_blocks(const void* k, std::int64_t row_bytes, std::int64_t keys, float* s,
+                            Scores scores) {
+  constexpr std::int32_t kRows[kStepBlocks] = {0, 16, 32, 48, 64, 80, 96, 112};
+  static_assert(kKeyBlock == 16);
+  for (std::int64_t key = 0; key < keys; key += kTileKeys) {
+    const auto count = static_cast<std::int32_t>(std::min(kTileKeys, keys - key) / kKeyBlock);
+    scores(KeyBlocks{static_cast<const std::byte*>(k) + key * row_bytes, row_bytes, kRows, count}, s + key);
+  }
+}
+
+// Divides every row of `o` by its sum and stores its first `dim` elements at out[row], to nearest even; zeros
+// where the sum is zero.
+void write_rows(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, float* const* out);
+void write_rows(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, BF16* const* out);
 
 // The fastest kernels for this machine, dtype and head dimension.
 const TileKernels& choose_tile_kernels(DType dtype, std::int64_t head_dim);

@@ -66,18 +66,17 @@ HWY_INLINE void score_vector(F d, const float* q, const void* block, std::int64_
   hn::StoreU(s7, d, s + 7 * s_stride);
 }
 
+// `rows` is a multiple of kRows.
 template <bool kPairs>
-void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+void scores(const float* q, std::int64_t rows, const KeyBlocks& blocks, std::int64_t dim, float* s,
             std::int64_t s_stride) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t block_bytes = 16 * dim * (kPairs ? 2 : 4);
-  for (std::int64_t block = 0; block < keys / 16; ++block) {
-    const auto* keys_of_block = static_cast<const std::byte*>(k) + block * block_bytes;
-    for (std::int64_t lane = 0; lane < 16; lane += lanes) {
-      for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
-        score_vector<kPairs>(d, q + row * dim, keys_of_block, lane, dim,
-                             s + row * s_stride + block * 16 + lane, s_stride);
+  for (std::int32_t block = 0; block < blocks.count; ++block) {
+    for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes) {
+      for (std::int64_t row = 0; row < rows; row += kRows) {
+        score_vector<kPairs>(d, q + row * dim, blocks.at<std::byte>(block), lane, dim,
+                             s + row * s_stride + block * kKeyBlock + lane, s_stride);
       }
     }
   }
@@ -85,14 +84,22 @@ void scores(const float* q, const void* k, std::int64_t dim, std::int64_t keys, 
 
 void scores_f32(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
                 std::int64_t s_stride) {
-  scores<false>(static_cast<const float*>(q), k, dim, keys, s, s_stride);
+  for_consecutive_blocks(k, dim * 4, keys, s, [&](const KeyBlocks& blocks, float* to) HWY_ATTR {
+    scores<false>(static_cast<const float*>(q), kTileQueries, blocks, dim, to, s_stride);
+  });
+}
+
+void widen(const BF16* q, std::int64_t n, float* wide) {
+  for (std::int64_t i = 0; i < n; ++i) wide[i] = to_float(q[i]);
 }
 
 void scores_bf16(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
                  std::int64_t s_stride) {
   HWY_ALIGN float wide[kTileQueries * kMaxHeadDim];
-  for (std::int64_t i = 0; i < kTileQueries * dim; ++i) wide[i] = to_float(static_cast<const BF16*>(q)[i]);
-  scores<true>(wide, k, dim, keys, s, s_stride);
+  widen(static_cast<const BF16*>(q), kTileQueries * dim, wide);
+  for_consecutive_blocks(k, dim * 2, keys, s, [&](const KeyBlocks& blocks, float* to) HWY_ATTR {
+    scores<true>(wide, kTileQueries, blocks, dim, to, s_stride);
+  });
 }
 
 void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t dim) {
@@ -104,8 +111,8 @@ void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t 
   for (std::int64_t d = 0; d < dim; ++d) tile.o.as<float>()[q * dim + d] *= factor;
 }
 
-void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q,
-                 float scale, std::int64_t dim) {
+// One row's highest score among the first `visible` keys; -infinity if there is none.
+float highest(const float* row, std::int64_t visible) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t whole = visible / lanes * lanes;
@@ -113,7 +120,21 @@ void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile&
   auto vmax = hn::Set(d, -INFINITY);
   for (std::int64_t k = 0; k < whole; k += lanes) vmax = hn::Max(vmax, hn::LoadU(d, row + k));
   if (whole < visible) vmax = hn::Max(vmax, hn::IfThenElse(tail, hn::LoadU(d, row + whole), vmax));
-  const float maximum = hn::GetLane(hn::MaxOfLanes(d, vmax)) * scale;
+  return hn::GetLane(hn::MaxOfLanes(d, vmax));
+}
+
+void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q,
+                 float scale, std::int64_t dim) {
+  const F d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t whole = visible / lanes * lanes;
+  const auto tail = hn::FirstN(d, static_cast<std::size_t>(visible - whole));
+  const float maximum = highest(row, visible) * scale;
+  // A row that sees no key here may have seen none before: -infinity - -infinity.
+  if (maximum == -INFINITY) {
+    std::fill_n(row, keys, 0.0f);
+    return;
+  }
   if (maximum > tile.maximum[q] + kRescaleSlack) raise_maximum(tile, q, maximum, dim);
   constexpr float kLn2 = 0.6931471805599453f;
   const auto vscale = hn::Set(d, scale * kLn2), shift = hn::Set(d, tile.maximum[q] * kLn2);
@@ -134,18 +155,34 @@ void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile&
   for (; next < keys; next += lanes) hn::StoreU(hn::Zero(d), d, row + next);
 }
 
-// Turns scores into probabilities e^((s - maximum) * scale), in place; `scale` is in units of log2.
-void softmax(const TileStep& step, float* s, float scale, std::int64_t dim) {
-  for (std::int64_t q = 0; q < step.tile->rows; ++q) {
-    const std::int64_t visible = std::clamp<std::int64_t>(step.tile->limits[q] - step.first, 0, step.keys);
-    softmax_row(s + q * kScoreStride, step.keys, visible, *step.tile, q, scale, dim);
+// row = row * scale + bias
+void add_bias(float* row, std::int64_t keys, const float* bias, float scale) {
+  const F d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t k = 0; k < keys; k += lanes) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, row + k), hn::Set(d, scale), hn::LoadU(d, bias + k)), d, row + k);
   }
 }
 
-// o[row + r] += p[row + r] . values, for one vector of dimensions; only the first `count` lanes exist.
+// Turns scores into probabilities e^((s - maximum) * scale), in place; `scale` is in units of log2.
+void softmax(const TileStep& step, float* s, float scale, std::int64_t dim) {
+  QueryTile& tile = *step.tile;
+  for (std::int64_t q = 0; q < tile.rows; ++q) {
+    float* row = s + q * kScoreStride;
+    if (step.bias != nullptr) {
+      add_bias(row, step.keys(), step.bias + q * step.bias_stride, scale);
+      softmax_row(row, step.keys(), step.keys(), tile, q, 1.0f, dim);
+    } else {
+      softmax_row(row, step.keys(), step.visible(tile.limits[q]), tile, q, scale, dim);
+    }
+  }
+}
+
+// o[row + r] += p[row + r] . the values of one block, for one vector of dimensions; only the first `count`
+// lanes exist.
 template <bool kPairs>
-HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64_t dim, std::int64_t keys,
-                                  float* o, std::int64_t count) {
+HWY_INLINE void accumulate_vector(F d, const float* p, const KeyBlocks& blocks, std::int64_t first_dim,
+                                  std::int64_t dim, float* o, std::int64_t count) {
   const hn::RebindToUnsigned<F> du;
   const bool full = count >= static_cast<std::int64_t>(hn::Lanes(d));
   const auto load = [&](const float* from)
@@ -163,16 +200,19 @@ HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64
     s6 = hn::MulAdd(hn::Set(d, p[6 * kScoreStride + key]), x, s6);
     s7 = hn::MulAdd(hn::Set(d, p[7 * kScoreStride + key]), x, s7);
   };
-  if constexpr (kPairs) {
-    const auto* values = static_cast<const std::uint32_t*>(v);  // one element a pair of rows
-    for (std::int64_t key = 0; key < keys; key += 2, values += dim) {
-      const auto bits = full ? hn::LoadU(du, values) : load_first(du, values, count);
-      add(key, hn::BitCast(d, hn::ShiftLeft<16>(bits)));
-      add(key + 1, hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u))));
+  for (std::int32_t b = 0; b < blocks.count; ++b) {
+    const std::int64_t key = b * kKeyBlock, end = key + kKeyBlock;
+    if constexpr (kPairs) {
+      const auto* values = blocks.at<std::uint32_t>(b) + first_dim;  // one element a pair of rows
+      for (std::int64_t i = key; i < end; i += 2, values += dim) {
+        const auto bits = full ? hn::LoadU(du, values) : load_first(du, values, count);
+        add(i, hn::BitCast(d, hn::ShiftLeft<16>(bits)));
+        add(i + 1, hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u))));
+      }
+    } else {
+      const float* values = blocks.at<float>(b) + first_dim;
+      for (std::int64_t i = key; i < end; ++i, values += dim) add(i, load(values));
     }
-  } else {
-    const auto* values = static_cast<const float*>(v);
-    for (std::int64_t key = 0; key < keys; ++key, values += dim) add(key, load(values));
   }
   const auto store = [&](auto x, float* to) HWY_ATTR {
     if (full) {
@@ -192,30 +232,57 @@ HWY_INLINE void accumulate_vector(F d, const float* p, const void* v, std::int64
 }
 
 template <bool kPairs>
-void accumulate(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+void accumulate(const float* p, std::int64_t rows, const KeyBlocks& blocks, std::int64_t dim, float* o) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t i = 0; i < dim; i += lanes) {
-    const auto* values = static_cast<const std::byte*>(v) + i * 4;  // a float, or a pair of bf16
-    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
-      accumulate_vector<kPairs>(d, p + row * kScoreStride, values, dim, keys, o + row * dim + i, dim - i);
+    for (std::int64_t row = 0; row < rows; row += kRows) {
+      accumulate_vector<kPairs>(d, p + row * kScoreStride, blocks, i, dim, o + row * dim + i, dim - i);
     }
   }
 }
 
+// `q` holds the tile's queries as floats.
+template <bool kPairs>
+void attend_step(const TileStep& step, const float* q, std::int64_t dim, float scale, float* s) {
+  const std::int64_t rows = (step.tile->rows + kRows - 1) / kRows * kRows, row_bytes = dim * (kPairs ? 2 : 4);
+  scores<kPairs>(q, rows, {step.k, row_bytes, step.rows, step.blocks}, dim, s, kScoreStride);
+  softmax(step, s, scale, dim);
+  accumulate<kPairs>(s, rows, {step.v, row_bytes, step.rows, step.blocks}, dim, step.tile->o.as<float>());
+}
+
 void attend_f32(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
-  for (const TileStep& step : steps) {
-    scores_f32(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
-    softmax(step, s, scale, dim);
-    accumulate<false>(s, step.v, dim, step.keys, step.tile->o.as<float>());
-  }
+  for (const TileStep& step : steps) attend_step<false>(step, step.tile->q.as<float>(), dim, scale, s);
 }
 void attend_bf16(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
+  HWY_ALIGN float wide[kTileQueries * kMaxHeadDim];
   for (const TileStep& step : steps) {
-    scores_bf16(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
-    softmax(step, s, scale, dim);
-    accumulate<true>(s, step.v, dim, step.keys, step.tile->o.as<float>());
+    widen(step.tile->q.as<BF16>(), kTileQueries * dim, wide);
+    attend_step<true>(step, wide, dim, scale, s);
   }
+}
+
+template <class Y>
+void write_all_rows(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, Y* const* out) {
+  const F d;
+  for (std::int64_t row = 0; row < tile.rows; ++row) {
+    auto lanes_sum = hn::LoadU(d, tile.sums[row]);
+    for (std::size_t i = hn::Lanes(d); i < kSumLanes; i += hn::Lanes(d)) {
+      lanes_sum = hn::Add(lanes_sum, hn::LoadU(d, tile.sums[row] + i));
+    }
+    const float sum = hn::GetLane(hn::SumOfLanes(d, lanes_sum));
+    const auto inverse = hn::Set(d, sum == 0 ? 0.0f : 1.0f / sum);
+    const float* o = tile.o.as<float>() + row * padded_dim;
+    for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
+      store(hn::Mul(load(d, o + i, lanes), inverse), d, out[row] + i, lanes);
+    });
+  }
+}
+void write_rows_f32(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, float* const* out) {
+  write_all_rows(tile, padded_dim, dim, out);
+}
+void write_rows_bf16(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, BF16* const* out) {
+  write_all_rows(tile, padded_dim, dim, out);
 }
 
 }  // namespace
@@ -228,6 +295,8 @@ HWY_EXPORT(scores_f32);
 HWY_EXPORT(scores_bf16);
 HWY_EXPORT(attend_f32);
 HWY_EXPORT(attend_bf16);
+HWY_EXPORT(write_rows_f32);
+HWY_EXPORT(write_rows_bf16);
 namespace {
 constexpr TileKernels kF32{"portable",
                            DType::kF32,
@@ -256,6 +325,13 @@ constexpr TileKernels kBf16{"portable",
                             nullptr,
                             nullptr};
 }  // namespace
+
+void write_rows(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, float* const* out) {
+  HWY_DYNAMIC_DISPATCH(write_rows_f32)(tile, padded_dim, dim, out);
+}
+void write_rows(const QueryTile& tile, std::int64_t padded_dim, std::int64_t dim, BF16* const* out) {
+  HWY_DYNAMIC_DISPATCH(write_rows_bf16)(tile, padded_dim, dim, out);
+}
 
 const TileKernels& portable_f32_tile_kernels() { return kF32; }
 const TileKernels& portable_bf16_tile_kernels() { return kBf16; }

@@ -80,14 +80,17 @@ WINNOW_AVX512 inline void softmax_row(float* row, std::int64_t keys, QueryTile& 
   _mm512_store_ps(tile.sums[q], _mm512_add_ps(s0, s1));
 }
 
-// The same with only the first `visible` keys.
-WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
-                                      std::int64_t q, float scale, std::int64_t dim) {
-  __m512 m = _mm512_set1_ps(-INFINITY);
-  for (std::int64_t k = 0; k < visible; k += 16) {
-    m = _mm512_mask_max_ps(m, lanes_below(visible - k), m, _mm512_load_ps(row + k));
-  }
-  const float maximum = _mm512_reduce_max_ps(m) * scale;
+WINNOW_AVX512 void clear_probabilities(float* row, std::int64_t keys) {
+  for (std::int64_t k = 0; k < keys; k += 32)
+    store_probabilities(row, k, _mm512_setzero_ps(), _mm512_setzero_ps());
+}
+
+// Probabilities 2^(row * scale - maximum) of the first `visible` keys, whose highest score is `maximum`, and
+// zeros for the others.
+WINNOW_AVX512 void exponentials(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
+                                std::int64_t q, float scale, float maximum, std::int64_t dim) {
+  // A row that sees no key here may have seen none before: -infinity - -infinity.
+  if (maximum == -INFINITY) return clear_probabilities(row, keys);
   if (maximum > tile.maximum[q] + kRescaleSlack) raise_maximum(tile, q, maximum, dim);
   const __m512 vscale = _mm512_set1_ps(scale), vmax = _mm512_set1_ps(tile.maximum[q]);
   __m512 sum = _mm512_load_ps(tile.sums[q]);
@@ -103,16 +106,80 @@ WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, std::int64_
   _mm512_store_ps(tile.sums[q], sum);
 }
 
-// Turns scores into probabilities 2^(s * scale - maximum): rows of bf16 in the place of their floats.
+// One row with only the first `visible` keys.
+WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
+                                      std::int64_t q, float scale, std::int64_t dim) {
+  __m512 m = _mm512_set1_ps(-INFINITY);
+  for (std::int64_t k = 0; k < visible; k += 16) {
+    m = _mm512_mask_max_ps(m, lanes_below(visible - k), m, _mm512_load_ps(row + k));
+  }
+  exponentials(row, keys, visible, tile, q, scale, _mm512_reduce_max_ps(m) * scale, dim);
+}
+
+// One row with a bias for every one of its `count` keys.
+WINNOW_AVX512 void softmax_row_biased(float* row, std::int64_t keys, std::int64_t count, const float* bias,
+                                      QueryTile& tile, std::int64_t q, float scale, std::int64_t dim) {
+  const __m512 vscale = _mm512_set1_ps(scale);
+  __m512 m = _mm512_set1_ps(-INFINITY);
+  for (std::int64_t k = 0; k < count; k += 16) {
+    const __m512 x = _mm512_fmadd_ps(_mm512_load_ps(row + k), vscale, _mm512_loadu_ps(bias + k));
+    _mm512_store_ps(row + k, x);
+    m = _mm512_max_ps(m, x);
+  }
+  exponentials(row, keys, count, tile, q, 1.0f, _mm512_reduce_max_ps(m), dim);
+}
+
+// Asks for a step's values while its softmax runs, which hardly reads memory: an equal part for every row.
+// Plans jump about in the cache, where the hardware does not look ahead.
+class ValuePrefetcher {
+ public:
+  ValuePrefetcher(const TileStep& step, std::int64_t dim)
+      : base_(reinterpret_cast<const char*>(step.v)),
+        rows_(step.rows),
+        row_bytes_(dim * 2),
+        left_(step.blocks),
+        share_((step.blocks * kKeyBlock * row_bytes_ / 64 + step.tile->rows - 1) / step.tile->rows) {
+    next_block();
+  }
+  WINNOW_AVX512 void next_part() {
+    for (std::int64_t i = 0; i < share_; ++i, line_ += 64) {
+      if (line_ >= end_ && !next_block()) return;
+      _mm_prefetch(line_, _MM_HINT_T0);
+    }
+  }
+
+ private:
+  bool next_block() {
+    if (left_ == 0) return false;
+    --left_;
+    line_ = base_ + *rows_++ * row_bytes_;
+    end_ = line_ + kKeyBlock * row_bytes_;
+    return true;
+  }
+
+  const char *base_, *line_ = nullptr, *end_ = nullptr;
+  const std::int32_t* rows_;
+  std::int64_t row_bytes_, left_, share_;
+};
+
+// Turns scores into probabilities 2^(s * scale - maximum): rows of bf16 in the place of their floats, zeros
+// behind the last key up to a multiple of 32.
 WINNOW_AVX512 void softmax_rows(const TileStep& step, float* s, float scale, std::int64_t dim) {
   QueryTile& tile = *step.tile;
+  const std::int64_t keys = (step.keys() + 31) / 32 * 32;
+  ValuePrefetcher values(step, dim);
   for (std::int64_t q = 0; q < tile.rows; ++q) {
-    const std::int64_t visible = tile.limits[q] - step.first;
+    values.next_part();
     float* row = s + q * kScoreStride;
-    if (visible >= step.keys) [[likely]] {
-      softmax_row(row, step.keys, tile, q, scale, dim);
+    if (step.bias != nullptr) {
+      softmax_row_biased(row, keys, step.keys(), step.bias + q * step.bias_stride, tile, q, scale, dim);
+      continue;
+    }
+    const std::int64_t visible = step.visible(tile.limits[q]);
+    if (visible == keys) [[likely]] {
+      softmax_row(row, keys, tile, q, scale, dim);
     } else {
-      softmax_row_masked(row, step.keys, std::max<std::int64_t>(visible, 0), tile, q, scale, dim);
+      softmax_row_masked(row, keys, visible, tile, q, scale, dim);
     }
   }
 }
@@ -129,17 +196,21 @@ WINNOW_AVX512 inline __m512bh broadcast_pair(const void* p) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
+KeyBlocks key_blocks(const TileStep& step, const std::byte* base, std::int64_t dim) {
+  return {base, dim * 2, step.rows, step.blocks};
+}
+
 constexpr int kRows = 8;  // queries of one register block
 constexpr int kLanes =
     2;  // vectors of keys (or dims) of one register block; 8 x 2 sums, 2 operands: 18 of 32 registers
 
-WINNOW_AVX512 void scores_avx512(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
-                                 std::int64_t s_stride) {
-  const auto* queries = static_cast<const BF16*>(q);
-  const auto* blocks = static_cast<const BF16*>(k);
-  for (std::int64_t key = 0; key < keys; key += 16 * kLanes) {
-    const BF16* block[kLanes] = {blocks + key * dim, blocks + (key + 16) * dim};
-    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+// `rows` is a multiple of kRows. With an odd number of blocks the scores of the last are written twice.
+WINNOW_AVX512 void scores_avx512(const BF16* queries, std::int64_t rows, const KeyBlocks& blocks,
+                                 std::int64_t dim, float* s, std::int64_t s_stride) {
+  for (std::int32_t b = 0; b < blocks.count; b += kLanes) {
+    const std::int64_t key = b * kKeyBlock;
+    const BF16* block[kLanes] = {blocks.at<BF16>(b), blocks.at<BF16>(std::min(b + 1, blocks.count - 1))};
+    for (std::int64_t row = 0; row < rows; row += kRows) {
       __m512 sum[kRows][kLanes];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
@@ -161,12 +232,11 @@ WINNOW_AVX512 void scores_avx512(const void* q, const void* k, std::int64_t dim,
   }
 }
 
-WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t dim, std::int64_t keys,
-                                     float* o) {
-  const auto* values = static_cast<const BF16*>(v);
+WINNOW_AVX512 void accumulate_avx512(const float* p, std::int64_t rows, const KeyBlocks& blocks,
+                                     std::int64_t dim, float* o) {
   for (std::int64_t d = 0; d < dim; d += 16 * kLanes) {
     const __mmask16 mask[kLanes] = {lanes_below(dim - d), lanes_below(dim - d - 16)};
-    for (std::int64_t row = 0; row < kTileQueries; row += kRows) {
+    for (std::int64_t row = 0; row < rows; row += kRows) {
       __m512 sum[kRows][kLanes];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
@@ -174,16 +244,20 @@ WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t
         sum[r][0] = _mm512_maskz_loadu_ps(mask[0], out);
         sum[r][1] = _mm512_maskz_loadu_ps(mask[1], out + 16);
       }
-      for (std::int64_t key = 0; key < keys; key += 2) {
-        const BF16* pairs = values + key * dim + d * 2;
-        const auto v0 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[0], pairs));
-        const auto v1 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[1], pairs + 32));
+      for (std::int32_t b = 0; b < blocks.count; ++b) {
+        const BF16* pairs = blocks.at<BF16>(b) + d * 2;
+        const auto* probabilities =
+            reinterpret_cast<const std::uint16_t*>(p + row * kScoreStride) + b * kKeyBlock;
+        for (const std::uint16_t* end = probabilities + kKeyBlock; probabilities < end;
+             probabilities += 2, pairs += 2 * dim) {
+          const auto v0 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[0], pairs));
+          const auto v1 = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(mask[1], pairs + 32));
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const auto* probabilities = reinterpret_cast<const std::uint16_t*>(p + (row + r) * kScoreStride);
-          const __m512bh pair = broadcast_pair(probabilities + key);
-          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], pair, v0);
-          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], pair, v1);
+          for (int r = 0; r < kRows; ++r) {
+            const __m512bh pair = broadcast_pair(probabilities + r * 2 * kScoreStride);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], pair, v0);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], pair, v1);
+          }
         }
       }
 #pragma GCC unroll 8
@@ -198,10 +272,19 @@ WINNOW_AVX512 void accumulate_avx512(const float* p, const void* v, std::int64_t
 
 WINNOW_AVX512 void attend_avx512(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
   for (const TileStep& step : steps) {
-    scores_avx512(step.tile->q.as<>(), step.k, dim, step.keys, s, kScoreStride);
+    const QueryTile& tile = *step.tile;
+    const std::int64_t rows = (tile.rows + kRows - 1) / kRows * kRows;
+    scores_avx512(tile.q.as<BF16>(), rows, key_blocks(step, step.k, dim), dim, s, kScoreStride);
     softmax_rows(step, s, scale, dim);
-    accumulate_avx512(s, step.v, dim, step.keys, step.tile->o.as<float>());
+    accumulate_avx512(s, rows, key_blocks(step, step.v, dim), dim, tile.o.as<float>());
   }
+}
+
+WINNOW_AVX512 void all_scores_avx512(const void* q, const void* k, std::int64_t dim, std::int64_t keys,
+                                     float* s, std::int64_t s_stride) {
+  for_consecutive_blocks(k, dim * 2, keys, s, [&](const KeyBlocks& blocks, float* to) WINNOW_AVX512 {
+    scores_avx512(static_cast<const BF16*>(q), kTileQueries, blocks, dim, to, s_stride);
+  });
 }
 
 // ---- products on AMX
@@ -221,13 +304,13 @@ WINNOW_AMX void enter_amx() {
 WINNOW_AMX void leave_amx() { _tile_release(); }
 
 // 32 queries x 32 keys a step: tiles 0-3 hold the sums, 4-5 queries, 6-7 keys. `dim` is a multiple of 32.
-WINNOW_AMX void scores_amx(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+// With an odd number of blocks the scores of the last are written twice.
+WINNOW_AMX void scores_amx(const BF16* queries, const KeyBlocks& blocks, std::int64_t dim, float* s,
                            std::int64_t s_stride) {
-  const auto* queries = static_cast<const BF16*>(q);
   const std::int64_t q_bytes = dim * 2, s_bytes = s_stride * 4;
-  for (std::int64_t key = 0; key < keys; key += 32, s += 32) {
-    const BF16* k0 = static_cast<const BF16*>(k) + key * dim;
-    const BF16* k1 = k0 + 16 * dim;
+  for (std::int32_t b = 0; b < blocks.count; b += 2, s += 32) {
+    const BF16* k0 = blocks.at<BF16>(b);
+    const BF16* k1 = blocks.at<BF16>(std::min(b + 1, blocks.count - 1));
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -250,14 +333,14 @@ WINNOW_AMX void scores_amx(const void* q, const void* k, std::int64_t dim, std::
 }
 
 // The same for the commonest head_dim, 64: the four query tiles (2-5) stay in registers, 16 keys a step.
-WINNOW_AMX void scores_amx_64(const BF16* queries, const BF16* k, std::int64_t keys, float* s,
-                              std::int64_t s_stride) {
+WINNOW_AMX void scores_amx_64(const BF16* queries, const KeyBlocks& blocks, float* s, std::int64_t s_stride) {
   constexpr std::int64_t kDim = 64, kQueryBytes = 2 * kDim;
   _tile_loadd(2, queries, kQueryBytes);
   _tile_loadd(3, queries + 32, kQueryBytes);
   _tile_loadd(4, queries + 16 * kDim, kQueryBytes);
   _tile_loadd(5, queries + 16 * kDim + 32, kQueryBytes);
-  for (std::int64_t key = 0; key < keys; key += 16, s += 16, k += 16 * kDim) {
+  for (std::int32_t b = 0; b < blocks.count; ++b, s += 16) {
+    const BF16* k = blocks.at<BF16>(b);
     _tile_loadd(6, k, 64);
     _tile_zero(0);
     _tile_dpbf16ps(0, 2, 6);
@@ -271,13 +354,56 @@ WINNOW_AMX void scores_amx_64(const BF16* queries, const BF16* k, std::int64_t k
   }
 }
 
+// At most 16 queries, 32 keys a step.
+WINNOW_AMX void scores_amx_16_rows(const BF16* queries, const KeyBlocks& blocks, std::int64_t dim, float* s,
+                                   std::int64_t s_stride) {
+  for (std::int32_t b = 0; b < blocks.count; b += 2, s += 32) {
+    const BF16* k0 = blocks.at<BF16>(b);
+    const BF16* k1 = blocks.at<BF16>(std::min(b + 1, blocks.count - 1));
+    _tile_zero(0);
+    _tile_zero(1);
+    for (std::int64_t d = 0; d < dim; d += 32) {
+      _tile_loadd(4, queries + d, dim * 2);
+      _tile_loadd(6, k0 + d * 16, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, k1 + d * 16, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, s, s_stride * 4);
+    _tile_stored(1, s + 16, s_stride * 4);
+  }
+}
+
+// A tile of values is 32 rows one after the other. Blocks without their neighbour are moved together in
+// `scratch` [kTileKeys, dim]; a last single one may be followed by rows that its probabilities, zeros, leave
+// out.
+WINNOW_AMX void gather_values(const TileStep& step, std::int64_t dim, BF16* scratch, const BF16** pairs) {
+  const KeyBlocks blocks = key_blocks(step, step.v, dim);
+  const std::int64_t elements = kKeyBlock * dim;
+  const auto copy = [&](std::int32_t b, BF16* to) WINNOW_AMX {
+    const BF16* from = blocks.at<BF16>(b);
+    for (std::int64_t i = 0; i < elements; i += 32) _mm512_storeu_si512(to + i, _mm512_loadu_si512(from + i));
+  };
+  for (std::int32_t b = 0; b < blocks.count; b += 2, ++pairs, scratch += 2 * elements) {
+    const bool single = b + 1 == blocks.count;
+    const std::int32_t row = blocks.rows[b];
+    if (single ? row % kCapacityStep == 0 : blocks.rows[b + 1] == row + kKeyBlock) {
+      *pairs = blocks.at<BF16>(b);
+      continue;
+    }
+    copy(b, scratch);
+    copy(single ? b : b + 1, scratch + elements);
+    *pairs = scratch;
+  }
+}
+
 // 32 queries x 32 dims a step: four sums, so that their latencies overlap.
-WINNOW_AMX void accumulate_amx(const float* p, const void* v, std::int64_t dim, std::int64_t keys, float* o) {
+WINNOW_AMX void accumulate_amx(const float* p, const BF16* const* pairs, std::int64_t dim, std::int64_t keys,
+                               float* o) {
   const auto* p0 = reinterpret_cast<const std::uint16_t*>(p);
   const auto* p1 = reinterpret_cast<const std::uint16_t*>(p + 16 * kScoreStride);
   const std::int64_t p_bytes = kScoreStride * 4, v_bytes = dim * 4, o_bytes = dim * 4;
   for (std::int64_t d = 0; d < dim; d += 32) {
-    const BF16* values = static_cast<const BF16*>(v) + d * 2;
     float* o0 = o + d;
     float* o1 = o0 + 16 * dim;
     _tile_loadd(0, o0, o_bytes);
@@ -285,10 +411,11 @@ WINNOW_AMX void accumulate_amx(const float* p, const void* v, std::int64_t dim, 
     _tile_loadd(2, o1, o_bytes);
     _tile_loadd(3, o1 + 16, o_bytes);
     for (std::int64_t key = 0; key < keys; key += 32) {
+      const BF16* values = pairs[key / 32] + d * 2;
       _tile_loadd(4, p0 + key, p_bytes);
-      _tile_loadd(6, values + key * dim, v_bytes);
+      _tile_loadd(6, values, v_bytes);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, values + key * dim + 32, v_bytes);
+      _tile_loadd(7, values + 32, v_bytes);
       _tile_dpbf16ps(1, 4, 7);
       _tile_loadd(5, p1 + key, p_bytes);
       _tile_dpbf16ps(2, 5, 6);
@@ -301,25 +428,88 @@ WINNOW_AMX void accumulate_amx(const float* p, const void* v, std::int64_t dim, 
   }
 }
 
+// At most 16 queries x 64 dims a step, and 32 for what is left.
+WINNOW_AMX void accumulate_amx_16_rows(const float* p, const BF16* const* pairs, std::int64_t dim,
+                                       std::int64_t keys, float* o) {
+  const auto* p0 = reinterpret_cast<const std::uint16_t*>(p);
+  const std::int64_t p_bytes = kScoreStride * 4, v_bytes = dim * 4, o_bytes = dim * 4;
+  for (std::int64_t d = 0; d < dim; d += 64, o += 64) {
+    const bool four = d + 64 <= dim;
+    _tile_loadd(0, o, o_bytes);
+    _tile_loadd(1, o + 16, o_bytes);
+    if (four) {
+      _tile_loadd(2, o + 32, o_bytes);
+      _tile_loadd(3, o + 48, o_bytes);
+    }
+    for (std::int64_t key = 0; key < keys; key += 32) {
+      const BF16* values = pairs[key / 32] + d * 2;
+      _tile_loadd(4, p0 + key, p_bytes);
+      _tile_loadd(5, values, v_bytes);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_loadd(6, values + 32, v_bytes);
+      _tile_dpbf16ps(1, 4, 6);
+      if (!four) continue;
+      _tile_loadd(7, values + 64, v_bytes);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_loadd(5, values + 96, v_bytes);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_stored(0, o, o_bytes);
+    _tile_stored(1, o + 16, o_bytes);
+    if (!four) return;
+    _tile_stored(2, o + 32, o_bytes);
+    _tile_stored(3, o + 48, o_bytes);
+  }
+}
+
+WINNOW_AMX void scores_of_step(const TileStep& step, std::int64_t dim, float* s) {
+  const auto* queries = step.tile->q.as<BF16>();
+  const KeyBlocks blocks = key_blocks(step, step.k, dim);
+  if (step.tile->rows <= 16) return scores_amx_16_rows(queries, blocks, dim, s, kScoreStride);
+  if (dim == 64) return scores_amx_64(queries, blocks, s, kScoreStride);
+  scores_amx(queries, blocks, dim, s, kScoreStride);
+}
+
+// Asks for the first lines of a step's blocks, one step ahead; the hardware goes on from there. Asking for
+// all of them took longer than it saved.
+WINNOW_AMX void announce(const TileStep& step, std::int64_t dim) {
+  constexpr std::int64_t kLines = 4, kLineBytes = 64;
+  for (const std::byte* base : {step.k, step.v}) {
+    const KeyBlocks blocks = key_blocks(step, base, dim);
+    for (std::int32_t b = 0; b < blocks.count; ++b) {
+      for (std::int64_t i = 0; i < kLines; ++i)
+        _mm_prefetch(blocks.at<char>(b) + i * kLineBytes, _MM_HINT_T1);
+    }
+  }
+}
+
 // Step after step: interleaving the matrix unit's work on one step with the vector unit's on another was
 // tried and is slower (tile products and 512-bit arithmetic hardly overlap on Xeon; docs/kernels.md has the
 // numbers).
 WINNOW_AMX void attend_amx(std::span<const TileStep> steps, std::int64_t dim, float scale, float* s) {
-  for (const TileStep& step : steps) {
-    const auto* queries = step.tile->q.as<BF16>();
-    if (dim == 64) {
-      scores_amx_64(queries, static_cast<const BF16*>(step.k), step.keys, s, kScoreStride);
-    } else {
-      scores_amx(queries, step.k, dim, step.keys, s, kScoreStride);
-    }
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const TileStep& step = steps[i];
+    scores_of_step(step, dim, s);
+    if (i + 1 < steps.size()) announce(steps[i + 1], dim);
     softmax_rows(step, s, scale, dim);
-    accumulate_amx(s, step.v, dim, step.keys, step.tile->o.as<float>());
+    const BF16* pairs[kStepBlocks / 2];
+    gather_values(step, dim, reinterpret_cast<BF16*>(s + kScoreFloats), pairs);
+    const auto accumulate = step.tile->rows <= 16 ? accumulate_amx_16_rows : accumulate_amx;
+    accumulate(s, pairs, dim, step.keys(), step.tile->o.as<float>());
   }
 }
 
-constexpr TileKernels kAvx512Kernels{"AVX512_BF16", DType::kBF16, 2,      attend_avx512,
-                                     scores_avx512, nullptr,      nullptr};
-constexpr TileKernels kAmxKernels{"AMX", DType::kBF16, 32, attend_amx, scores_amx, enter_amx, leave_amx};
+WINNOW_AMX void all_scores_amx(const void* q, const void* k, std::int64_t dim, std::int64_t keys, float* s,
+                               std::int64_t s_stride) {
+  for_consecutive_blocks(k, dim * 2, keys, s, [&](const KeyBlocks& blocks, float* to) WINNOW_AMX {
+    const auto* queries = static_cast<const BF16*>(q);
+    dim == 64 ? scores_amx_64(queries, blocks, to, s_stride) : scores_amx(queries, blocks, dim, to, s_stride);
+  });
+}
+
+constexpr TileKernels kAvx512Kernels{"AVX512_BF16",     DType::kBF16, 2,      attend_avx512,
+                                     all_scores_avx512, nullptr,      nullptr};
+constexpr TileKernels kAmxKernels{"AMX", DType::kBF16, 32, attend_amx, all_scores_amx, enter_amx, leave_amx};
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "backends/reference/cache_rows.h"
 #include "backends/reference/elements.h"
 #include "backends/reference/reference_ops.h"
 #include "core/check.h"
@@ -31,37 +32,13 @@ void rotate(const RopeTable& rope, std::int32_t position, double* head) {
   }
 }
 
-double dot(const double* a, const double* b, std::int64_t n) {
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-// Rows 0..row of the cache's keys (or values) of one kv head, as [row + 1][head_dim].
-std::vector<std::vector<double>> head_rows(const LayerKv& kv, const Buffer& buffer, DType dtype,
-                                           std::int64_t kv_head, std::int64_t rows) {
-  const MatrixView view = cache_view(kv, buffer, dtype);
-  std::vector<std::vector<double>> result(static_cast<std::size_t>(rows));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    result[r].resize(static_cast<std::size_t>(kv.head_dim));
-    for (std::int64_t d = 0; d < kv.head_dim; ++d) {
-      result[r][d] = get_element(view.row<void>(r), dtype, kv_head * kv.head_dim + d);
-    }
-  }
-  return result;
-}
-
 // softmax(scale * q . k) over cache rows 0..row.
-std::vector<double> probabilities(const double* q, const std::vector<std::vector<double>>& keys,
-                                  std::int64_t row, double scale) {
-  std::vector<double> p(static_cast<std::size_t>(row + 1));
+Vector probabilities(const double* q, const std::vector<Vector>& keys, std::int64_t row, double scale) {
+  Vector p(static_cast<std::size_t>(row + 1));
   for (std::int64_t j = 0; j <= row; ++j) {
     p[j] = scale * dot(q, keys[j].data(), static_cast<std::int64_t>(keys[j].size()));
   }
-  const double highest = *std::max_element(p.begin(), p.end());
-  double sum = 0.0;
-  for (double& value : p) sum += value = std::exp(value - highest);
-  for (double& value : p) value /= sum;
+  softmax(p);
   return p;
 }
 
@@ -87,6 +64,7 @@ void rope_append(const RopeAppendParams& params) {
   const MatrixView v = cache_view(kv, kv.v, params.qkv.dtype);
   for (std::int64_t r = 0; r < rows; ++r) {
     std::vector<double> values = get_row(params.qkv, r);
+    norm_heads(params, values);
     for (std::int64_t h = 0; h < heads + kv.kv_heads; ++h) {
       rotate(*params.rope, params.positions[r], &values[h * dim]);
     }
@@ -100,6 +78,75 @@ void rope_append(const RopeAppendParams& params) {
   kv.rows += rows;
 }
 
+namespace {
+
+// Whether the plan's row of (query head, query) lists a key block.
+bool lists(const BlockPlan& plan, std::int64_t plan_head, std::int64_t query, std::int64_t block) {
+  const std::span<const std::int32_t> row = plan.row(plan_head, query / plan.q_block);
+  return std::find(row.begin(), row.end(), block) != row.end();
+}
+
+// What one query of one head sees: keys, mean keys, and their values.
+struct SeenKeys {
+  Vector logits;  // of a mean: and the logarithm of how many keys it stands for
+  std::vector<const Vector*> values;
+};
+
+Vector weighted_values(SeenKeys seen, std::int64_t dim) {
+  Vector out(static_cast<std::size_t>(dim), 0.0);
+  if (seen.logits.empty()) return out;
+  softmax(seen.logits);
+  for (std::size_t j = 0; j < seen.logits.size(); ++j) {
+    for (std::int64_t d = 0; d < dim; ++d) out[d] += seen.logits[j] * (*seen.values[j])[d];
+  }
+  return out;
+}
+
+// The cached rows of one kv head, and the means of a plan.
+struct HeadRows {
+  std::vector<Vector> keys, values, mean_keys, mean_values;
+
+  HeadRows(const AttentionParams& params, std::int64_t kv_head) {
+    const DType dtype = params.q.dtype;
+    keys = cached_rows(*params.kv, params.kv->k, dtype, kv_head, params.kv->rows);
+    values = cached_rows(*params.kv, params.kv->v, dtype, kv_head, params.kv->rows);
+    if (params.plan == nullptr || params.plan->means == nullptr) return;
+    const LayerKv& means = *params.plan->means;
+    mean_keys = cached_rows(means, means.k, dtype, kv_head, means.rows);
+    mean_values = cached_rows(means, means.v, dtype, kv_head, means.rows);
+  }
+};
+
+SeenKeys seen_keys(const AttentionParams& params, const HeadRows& rows, std::int64_t plan_head,
+                   std::int64_t query, const double* q) {
+  const BlockPlan* plan = params.plan;
+  const std::int64_t dim = params.kv->head_dim;
+  const double scale = params.scale;
+  SeenKeys seen;
+  for (std::int64_t j = 0; j <= params.query_rows[query]; ++j) {
+    if (plan != nullptr && !lists(*plan, plan_head, query, j / plan->k_block)) continue;
+    seen.logits.push_back(scale * dot(q, rows.keys[j].data(), dim));
+    seen.values.push_back(&rows.values[j]);
+  }
+  if (plan == nullptr || plan->means == nullptr) return seen;
+  const std::int64_t first_row = params.query_rows[query / plan->q_block * plan->q_block];
+  for (std::int64_t block = 0; (block + 1) * plan->k_block <= first_row; ++block) {
+    if (lists(*plan, plan_head, query, block)) continue;
+    seen.logits.push_back(scale * dot(q, rows.mean_keys[block].data(), dim) +
+                          std::log(static_cast<double>(plan->k_block)));
+    seen.values.push_back(&rows.mean_values[block]);
+  }
+  return seen;
+}
+
+void check_plan(const BlockPlan& plan, std::int64_t heads, std::int64_t kv_heads, std::int64_t queries) {
+  check(plan.heads == heads || plan.heads == kv_heads, "attention: a plan per head or kv head");
+  check(plan.q_block > 0 && plan.k_block > 0 && plan.query_blocks * plan.q_block >= queries,
+        "attention: the plan has all queries");
+}
+
+}  // namespace
+
 void attention(const AttentionParams& params) {
   const LayerKv& kv = *params.kv;
   const std::int64_t heads = check_heads(params.q, kv), dim = kv.head_dim;
@@ -112,17 +159,15 @@ void attention(const AttentionParams& params) {
           "attention: a query sits in the cache");
     check(i == 0 || params.query_rows[i - 1] < params.query_rows[i], "attention: query_rows ascend strictly");
   }
+  if (params.plan != nullptr) check_plan(*params.plan, heads, kv.kv_heads, params.q.rows);
   for (std::int64_t h = 0; h < heads; ++h) {
-    const std::int64_t kv_head = h / (heads / kv.kv_heads);
-    const auto keys = head_rows(kv, kv.k, params.q.dtype, kv_head, kv.rows);
-    const auto values = head_rows(kv, kv.v, params.q.dtype, kv_head, kv.rows);
+    const HeadRows rows(params, h / (heads / kv.kv_heads));
+    const std::int64_t plan_head = params.plan == nullptr ? 0 : h * params.plan->heads / heads;
     for (std::int64_t i = 0; i < params.q.rows; ++i) {
       const std::vector<double> q = get_row(params.q, i);
-      const auto p = probabilities(&q[h * dim], keys, params.query_rows[i], params.scale);
+      const Vector out = weighted_values(seen_keys(params, rows, plan_head, i, &q[h * dim]), dim);
       for (std::int64_t d = 0; d < dim; ++d) {
-        double sum = 0.0;
-        for (std::size_t j = 0; j < p.size(); ++j) sum += p[j] * values[j][d];
-        set_element(params.out.row<void>(i), params.out.dtype, h * dim + d, sum);
+        set_element(params.out.row<void>(i), params.out.dtype, h * dim + d, out[d]);
       }
     }
   }
@@ -136,7 +181,7 @@ void window_scores(const WindowScoresParams& params) {
         "window_scores: one score per cached row");
   std::vector<double> scores(static_cast<std::size_t>(kv.rows), 0.0);
   for (std::int64_t h = 0; h < heads; ++h) {
-    const auto keys = head_rows(kv, kv.k, params.q.dtype, h / (heads / kv.kv_heads), kv.rows);
+    const auto keys = cached_rows(kv, kv.k, params.q.dtype, h / (heads / kv.kv_heads), kv.rows);
     std::vector<double> head_scores(static_cast<std::size_t>(kv.rows), 0.0);  // mean over the queries
     for (std::int64_t i = 0; i < window; ++i) {
       const std::vector<double> q = get_row(params.q, i);

@@ -43,6 +43,7 @@ void check_same_shape(const MatrixView& x, const MatrixView& y) {
 
 void norm(const NormParams& params) {
   check_same_shape(params.x, params.y);
+  check(!params.accumulate || params.y.dtype == DType::kF32, "norm: only float32 accumulates");
   for (std::int64_t r = 0; r < params.x.rows; ++r) {
     std::vector<double> values = get_row(params.x, r);
     if (params.kind == NormKind::kLayer) {
@@ -54,7 +55,20 @@ void norm(const NormParams& params) {
       values[c] *= scale * params.weight[c];
       if (params.bias != nullptr) values[c] += params.bias[c];
     }
+    for (std::int64_t c = 0; params.accumulate && c < params.y.cols; ++c)
+      values[c] += params.y.row<float>(r)[c];
     set_row(params.y, r, values);
+  }
+}
+
+void norm_heads(const RopeAppendParams& params, std::vector<double>& row) {
+  if (params.q_norm == nullptr) return;
+  const std::int64_t dim = params.kv->head_dim;
+  for (std::int64_t begin = 0; begin < params.q.cols + params.kv->kv_heads * dim; begin += dim) {
+    const float* weight = begin < params.q.cols ? params.q_norm : params.k_norm;
+    const std::vector<double> head(row.begin() + begin, row.begin() + begin + dim);
+    const double scale = 1.0 / std::sqrt(mean_square(head) + static_cast<double>(params.norm_epsilon));
+    for (std::int64_t i = 0; i < dim; ++i) row[begin + i] = head[i] * scale * weight[i];
   }
 }
 
@@ -81,7 +95,7 @@ void activation(const ActivationParams& params) {
   check_dtype(params.x);
   check_dtype(params.y);
   const std::int64_t dim = params.y.cols;
-  const bool gated = params.kind == ActivationKind::kSiluGated;
+  const bool gated = is_gated(params.kind);
   check(params.x.rows == params.y.rows && params.x.cols == (gated ? 2 * dim : dim),
         "activation: x is [rows, dim], or [rows, 2 dim] when gated");
   for (std::int64_t r = 0; r < params.x.rows; ++r) {
@@ -91,6 +105,7 @@ void activation(const ActivationParams& params) {
         case ActivationKind::kSiluGated: values[c] = silu(values[c]) * values[dim + c]; break;
         case ActivationKind::kGeluTanh: values[c] = gelu_tanh(values[c]); break;
         case ActivationKind::kGeluErf: values[c] = gelu_erf(values[c]); break;
+        case ActivationKind::kGeluTanhGated: values[c] = gelu_tanh(values[c]) * values[dim + c]; break;
       }
     }
     set_row(params.y, r, values);

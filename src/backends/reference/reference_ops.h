@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "backends/backend.h"
 
@@ -19,6 +20,8 @@ void convert(const MatrixView& x, const MatrixView& y);
 void row_norms(const MatrixView& x, std::span<float> norms);
 void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows);
 
+// Applies q_norm and k_norm, if there are any, to the heads of one row q | k | v.
+void norm_heads(const RopeAppendParams& params, std::vector<double>& row);
 void rope_append(const RopeAppendParams& params);
 void attention(const AttentionParams& params);
 void attention_probs(const AttentionProbsParams& params);

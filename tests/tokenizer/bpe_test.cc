@@ -1,4 +1,4 @@
-#include "tokenizer/byte_bpe.h"
+#include "tokenizer/bpe.h"
 
 #include <gtest/gtest.h>
 
@@ -36,10 +36,10 @@ struct Fixture {
     for (const std::string& rule : rules)
       merges.push_back(resolve_merge(*vocabulary, rule, merges.size(), "test"));
   }
-  ByteBpe bpe(const BpeOptions& options = {}) const { return ByteBpe(vocabulary, merges, options, "test"); }
+  Bpe bpe(const BpeOptions& options = {}) const { return Bpe(vocabulary, merges, options, "test"); }
 };
 
-std::vector<TokenId> encode(const ByteBpe& bpe, const std::string& word) {
+std::vector<TokenId> encode(const Bpe& bpe, const std::string& word) {
   WordCache cache;
   std::vector<TokenId> ids, again;
   bpe.encode(word, cache, ids);
@@ -74,7 +74,7 @@ std::vector<TokenId> merge_by_definition(const Fixture& fixture, const std::stri
   }
 }
 
-TEST(ByteBpe, LowestRankThenLeftmost) {
+TEST(Bpe, LowestRankThenLeftmost) {
   const Fixture fixture({"b c", "a b", "ab c"});
   EXPECT_EQ(join(fixture, encode(fixture.bpe(), "abc")), "a|bc|");
   EXPECT_EQ(join(fixture, encode(fixture.bpe(), "ab")), "ab|");
@@ -83,7 +83,7 @@ TEST(ByteBpe, LowestRankThenLeftmost) {
   EXPECT_TRUE(encode(fixture.bpe(), "").empty());
 }
 
-TEST(ByteBpe, ShortAndLongWordsFollowTheDefinition) {
+TEST(Bpe, ShortAndLongWordsFollowTheDefinition) {
   std::mt19937 random(5);
   for (int round = 0; round < 60; ++round) {
     std::vector<std::string> rules, tokens = {"a", "b", "c"};
@@ -93,7 +93,7 @@ TEST(ByteBpe, ShortAndLongWordsFollowTheDefinition) {
       tokens.push_back(left + right);
     }
     const Fixture fixture(rules);
-    const ByteBpe bpe = fixture.bpe();
+    const Bpe bpe = fixture.bpe();
     for (const std::size_t length : {1, 2, 7, 30, 47, 48, 49, 50, 64, 300}) {
       std::string word;
       for (std::size_t i = 0; i < length; ++i) word += static_cast<char>('a' + random() % 3);
@@ -102,7 +102,7 @@ TEST(ByteBpe, ShortAndLongWordsFollowTheDefinition) {
   }
 }
 
-TEST(ByteBpe, MegabyteRunsTakeNoQuadraticTime) {
+TEST(Bpe, MegabyteRunsTakeNoQuadraticTime) {
   const Fixture fixture({"a a", "aa aa", "aaaa aaaa", "a b", "ab ab"});
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(encode(fixture.bpe(), std::string(1 << 20, 'a')).size(), std::size_t{1 << 17});
@@ -110,7 +110,7 @@ TEST(ByteBpe, MegabyteRunsTakeNoQuadraticTime) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
 }
 
-TEST(ByteBpe, IgnoreMergesTakesWholeTokens) {
+TEST(Bpe, IgnoreMergesTakesWholeTokens) {
   Fixture fixture({"a b", "ab c", "x y"});
   std::vector<std::string> spellings = byte_spellings();
   for (const char* token : {"ab", "abc", "xy", "abcxy"}) spellings.emplace_back(token);
@@ -119,25 +119,25 @@ TEST(ByteBpe, IgnoreMergesTakesWholeTokens) {
   EXPECT_EQ(join(fixture, encode(fixture.bpe({.ignore_merges = true}), "abcxy")), "abcxy|");
 }
 
-TEST(ByteBpe, BytesWithoutTokens) {
+TEST(Bpe, BytesWithoutTokens) {
   std::vector<std::string> spellings = byte_spellings();
   std::erase(spellings, std::string(alphabet_char(1)));
   spellings.emplace_back("?!");
   const auto vocabulary = std::make_shared<const Vocabulary>(spellings, "test");
   const TokenId unknown = vocabulary->find("?!"), a = vocabulary->find("a");
   const std::string word = "a\x01\x01";
-  EXPECT_EQ(encode(ByteBpe(vocabulary, {}, {}, "test"), word), (std::vector<TokenId>{a}));
-  EXPECT_EQ(encode(ByteBpe(vocabulary, {}, {.unknown = unknown}, "test"), word),
+  EXPECT_EQ(encode(Bpe(vocabulary, {}, {}, "test"), word), (std::vector<TokenId>{a}));
+  EXPECT_EQ(encode(Bpe(vocabulary, {}, {.unknown = unknown}, "test"), word),
             (std::vector<TokenId>{a, unknown, unknown}));
-  EXPECT_EQ(encode(ByteBpe(vocabulary, {}, {.unknown = unknown, .fuse_unknown = true}, "test"), word),
+  EXPECT_EQ(encode(Bpe(vocabulary, {}, {.unknown = unknown, .fuse_unknown = true}, "test"), word),
             (std::vector<TokenId>{a, unknown}));
 }
 
-TEST(ByteBpe, BadVocabularies) {
+TEST(Bpe, BadVocabularies) {
   const auto error_of = [](std::vector<std::string> spellings) -> std::string {
     try {
       const auto vocabulary = std::make_shared<const Vocabulary>(std::move(spellings), "some/file");
-      ByteBpe(vocabulary, {}, {}, "some/file");
+      Bpe(vocabulary, {}, {}, "some/file");
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kBadFormat);
       return error.what();

@@ -1,0 +1,43 @@
+// One kv head's cached rows as doubles, and the softmax over them: the definitions that the ops around the
+// reference cache share.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/reference/elements.h"
+
+namespace winnow::reference {
+
+using Vector = std::vector<double>;
+
+inline double dot(const double* a, const double* b, std::int64_t n) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// The first `rows` rows of a cache's keys (or values) of one kv head, [rows][head_dim].
+inline std::vector<Vector> cached_rows(const LayerKv& kv, const Buffer& buffer, DType dtype,
+                                       std::int64_t kv_head, std::int64_t rows) {
+  const MatrixView view{buffer.as<>(), dtype, kv.capacity, kv.kv_heads * kv.head_dim};
+  std::vector<Vector> result(static_cast<std::size_t>(rows), Vector(static_cast<std::size_t>(kv.head_dim)));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t d = 0; d < kv.head_dim; ++d) {
+      result[r][d] = get_element(view.row<void>(r), dtype, kv_head * kv.head_dim + d);
+    }
+  }
+  return result;
+}
+
+inline void softmax(Vector& logits) {
+  const double highest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (double& value : logits) sum += value = std::exp(value - highest);
+  for (double& value : logits) value /= sum;
+}
+
+}  // namespace winnow::reference

@@ -1,0 +1,68 @@
+#include "calibrate/measured.h"
+
+#include "eval/summary.h"
+#include "measures/statistics.h"
+
+namespace winnow {
+namespace {
+
+void add_speedups(std::span<const Sample> samples, std::span<const Sample> dense,
+                  std::vector<double>& speedups) {
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    if (!samples[i].ttft_ms || !dense[i].ttft_ms || samples[i].cold || dense[i].cold) continue;
+    speedups.push_back(*dense[i].ttft_ms / *samples[i].ttft_ms);
+  }
+}
+
+double value_or_zero(const std::optional<Estimate>& estimate) { return estimate ? estimate->value : 0; }
+
+nlohmann::json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+}  // namespace
+
+Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windows,
+                         std::span<const Sample> needles, std::span<const Sample> dense_windows,
+                         std::span<const Sample> dense_needles) {
+  Measured measured;
+  measured.policy = policy;
+  measured.windows = std::ssize(windows);
+  measured.needles = std::ssize(needles);
+  if (const auto kl = estimate(windows, "kl")) {
+    measured.kl = kl->value;
+    measured.kl_error = kl->standard_error;
+  }
+  measured.dce = value_or_zero(estimate(windows, "dce"));
+  measured.niah = value_or_zero(estimate(needles, "score"));
+  if (const auto half = estimate(windows, "kl_second_half")) measured.kl_second_half = half->value;
+  std::vector<double> speedups;
+  add_speedups(windows, dense_windows, speedups);
+  add_speedups(needles, dense_needles, speedups);
+  if (!speedups.empty()) measured.speedup = percentile(speedups, 0.5);
+  const CostSummary cost = summarize_cost(windows);
+  measured.density = cost.density;
+  measured.avgtok = cost.avgtok;
+  measured.attn_work = cost.attn_work;
+  return measured;
+}
+
+nlohmann::json to_json(const Measured& measured) {
+  return {{"policy", measured.policy.name},
+          {"kl", measured.kl},
+          {"kl_standard_error", measured.kl_error},
+          {"dce", measured.dce},
+          {"niah", measured.niah},
+          {"kl_second_half", or_null(measured.kl_second_half)},
+          {"second_question_niah", or_null(measured.second_question)},
+          {"speedup", measured.speedup},
+          {"density", measured.density},
+          {"avgtok", measured.avgtok},
+          {"attn_work", measured.attn_work},
+          {"windows", measured.windows},
+          {"needles", measured.needles},
+          {"held_out", measured.held_out},
+          {"definition", to_json(measured.policy)}};
+}
+
+}  // namespace winnow

@@ -1,0 +1,30 @@
+// Measured: a policy and what it cost on one set of windows and needles.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "eval/eval_policy.h"
+#include "eval/sample.h"
+
+namespace winnow {
+
+struct Measured {
+  EvalPolicy policy;
+  double kl = 0, kl_error = 0, dce = 0, niah = 0;  // kl_error: standard error
+  std::optional<double> kl_second_half, second_question;
+  double speedup = 1, density = 1, avgtok = 1, attn_work = 1;
+  std::int64_t windows = 0, needles = 0;
+  bool held_out = false;
+};
+nlohmann::json to_json(const Measured& measured);
+
+// `dense` are the dense samples of the same items, in the same order: the speed-up is the median over the
+// items of dense time / policy time.
+Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windows,
+                         std::span<const Sample> needles, std::span<const Sample> dense_windows,
+                         std::span<const Sample> dense_needles);
+
+}  // namespace winnow

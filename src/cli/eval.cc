@@ -1,0 +1,223 @@
+// winnow eval: what policies cost in quality, dense and sparse side by side on the same prompts.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <utility>
+
+#include "cli/command.h"
+#include "cli/common.h"
+#include "cli/interrupt.h"
+#include "cli/measuring_texts.h"
+#include "cli/provenance.h"
+#include "cli/table.h"
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "eval/ablation.h"
+#include "eval/evaluation.h"
+
+namespace winnow::cli {
+namespace {
+
+using nlohmann::json;
+
+struct EvalOptions {
+  ModelOptions model;
+  EvaluationSettings settings;
+  std::vector<std::string> text_files;
+  std::string output;
+  bool resume = true, as_json = false;
+};
+
+std::string value_text(const ResultRow& row) {
+  const double half = (row.estimate.ci95.high - row.estimate.ci95.low) / 2;
+  return row.task == "ppl" ? fmt::format("{:.2f} +-{:.2f}", row.estimate.value, half)
+                           : fmt::format("{:.4f} +-{:.4f}", row.estimate.value, half);
+}
+
+// One table a length: policies down, tasks across.
+class LengthTable {
+ public:
+  LengthTable(const std::vector<ResultRow>& rows, std::int64_t length) : length_(length) {
+    for (const ResultRow& row : rows) {
+      if (row.length != length) continue;
+      if (std::find(tasks_.begin(), tasks_.end(), row.task) == tasks_.end()) tasks_.push_back(row.task);
+      if (std::find(policies_.begin(), policies_.end(), row.policy) == policies_.end()) {
+        policies_.push_back(row.policy);
+      }
+      cells_[{row.policy, row.task}] = &row;
+    }
+  }
+
+  std::string to_string() const {
+    std::vector<std::string> header{fmt::format("at {} tokens", length_)};
+    header.insert(header.end(), tasks_.begin(), tasks_.end());
+    for (const char* name : {"TTFT ms", "speedup", "avgtok", "density", "KV"}) header.emplace_back(name);
+    Table table(header);
+    for (const std::string& policy : policies_) table.add_row(row_of(policy));
+    return table.to_string();
+  }
+
+ private:
+  // Costs are those of the first task that has them: prompts of all tasks are about equally long.
+  std::vector<std::string> row_of(const std::string& policy) const {
+    std::vector<std::string> row{policy};
+    const ResultRow* first = nullptr;
+    for (const std::string& task : tasks_) {
+      const auto found = cells_.find({policy, task});
+      row.push_back(found == cells_.end() ? "-" : value_text(*found->second));
+      if (first == nullptr && found != cells_.end()) first = found->second;
+    }
+    const CostSummary& cost = first->cost;
+    row.push_back(cost.ttft_ms ? fmt::format("{:.0f}", *cost.ttft_ms) : "-");
+    row.push_back(first->speedup ? fmt::format("{:.2f}x", *first->speedup) : "-");
+    for (const double share : {cost.avgtok, cost.density, cost.kv_share})
+      row.push_back(fmt::format("{:.3f}", share));
+    return row;
+  }
+
+  std::int64_t length_;
+  std::vector<std::string> tasks_, policies_;
+  std::map<std::pair<std::string, std::string>, const ResultRow*> cells_;
+};
+
+void print_tables(const Evaluation& evaluation, const RunResult& result) {
+  const std::vector<ResultRow> rows = evaluation.rows(result);
+  std::vector<std::int64_t> lengths;
+  std::map<std::string, std::int64_t> counts;
+  for (const ResultRow& row : rows) {
+    if (std::find(lengths.begin(), lengths.end(), row.length) == lengths.end()) lengths.push_back(row.length);
+    counts[row.task] = row.estimate.n;
+  }
+  for (const std::int64_t length : lengths) fmt::print("{}\n", LengthTable(rows, length).to_string());
+  std::string items;
+  for (const auto& [task, n] : counts) items += fmt::format("{}{} {}", items.empty() ? "" : ", ", task, n);
+  fmt::print("n: {}; +- is half of the 95% bootstrap interval over the items\n", items);
+  for (const std::string& note : evaluation.notes()) fmt::print("note: {}\n", note);
+}
+
+std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
+  if (options.output.empty()) return nullptr;
+  const std::string path = options.output + ".partial.jsonl";
+  if (!options.resume) Journal::discard(path);
+  auto journal = std::make_unique<Journal>(path);
+  if (journal->size() > 0) {
+    fmt::print(stderr, "{}: {} samples of an earlier run; those that still apply are not measured again\n",
+               path, journal->size());
+  }
+  return journal;
+}
+
+RunResult run_with_progress(const Evaluation& evaluation, const EvalOptions& options, Journal* journal) {
+  Progress progress("evaluating", options.model.progress_style());
+  const Interrupt interrupt;
+  RunnerOptions runner;
+  runner.journal = journal;
+  runner.progress = [&](double share, const std::string& note) { progress.update(share, note); };
+  runner.cancelled = [&] { return interrupt.requested(); };
+  return evaluation.run(runner);
+}
+
+int report_interrupted(const RunResult& result, const Journal* journal) {
+  const std::int64_t done = result.measured + result.resumed;
+  if (journal == nullptr) {
+    fail(ErrorCode::kBadArgument, "interrupted after {} of {} samples; with -o they would have been kept",
+         done, result.total);
+  }
+  fmt::print(stderr, "interrupted: {} of {} samples are kept; run the same command again to go on\n", done,
+             result.total);
+  return 1;
+}
+
+int eval(EvalOptions options) {
+  if (options.settings.tasks.empty()) options.settings.tasks = {"kl", "dce", "ppl", "top1", "niah"};
+  check_task_names(
+      options.settings.tasks);  // its faults, and those of the texts, show before the model is loaded
+  options.settings.texts = read_measuring_texts(options.text_files);
+  options.settings.seed = options.model.seed;
+  if (!options.output.empty()) check_writable(options.output);
+  const auto engine = open_engine(options.model);
+  const Evaluation evaluation(*engine, options.settings);
+  const auto journal = open_journal(options);
+  const RunResult result = run_with_progress(evaluation, options, journal.get());
+  if (!result.finished()) return report_interrupted(result, journal.get());
+
+  json report = provenance(*engine, options.model);
+  report["command"] = "eval";
+  report.update(evaluation.report(result));
+  const std::string text = dump_json(report, 2) + "\n";
+  if (options.as_json) {
+    fmt::print("{}", text);
+  } else {
+    print_tables(evaluation, result);
+  }
+  std::fflush(stdout);
+  if (journal == nullptr) return 0;
+  write_file_atomically(options.output, text);
+  journal->remove();
+  return 0;
+}
+
+constexpr const char* kFooter =
+    R"(Tasks
+  kl dce ppl top1 context_benefit   on the 256 tokens that follow a pruned context of --lengths minus 256 tokens
+  kl_second_half                    all predictions in the second half of a window (policies that select blocks)
+  niah niah_paraphrase              a number hidden in a text: RULER's wording; needle and question without a common word
+  second_question                   two needles, the second asked for after the prompt was pruned for the first
+  ruler_*                           niah_single_1..3, niah_multikey_1..3, niah_multivalue, niah_multiquery, vt, cwe, fwe
+  longbench=FILE                    a LongBench data set in its published JSON lines format
+Policies: as everywhere (dense, keep08, FILE, keep08:recency, ...), and beside them
+  keep08:oracle                     scored by the attention the following text really pays: a ceiling, not a policy
+  snapkv=0.3  h2o=0.3               dense prefill, then only that share of each layer's cached rows is kept
+  "POLICY>snapkv=0.3"               the policy's prefill, then the same
+Started again after Ctrl-C with the same -o, it goes on where it stopped. More: docs/evaluation.md
+
+Examples:
+  winnow eval -m smollm2-135m --tasks kl,dce,niah --policies dense,keep08,keep08:recency -o eval.json
+  winnow eval -m smollm2-135m --tasks niah --n 60 --policies dense,my.json --ablate window -o window.json)";
+
+void add_measuring_options(CLI::App& sub, EvalOptions& options) {
+  EvaluationSettings& settings = options.settings;
+  sub.add_option("--tasks", settings.tasks, "What to measure (default kl,dce,ppl,top1,niah)")->delimiter(',');
+  sub.add_option("--policies", settings.policies, "Policies to compare")
+      ->delimiter(',')
+      ->default_str("dense,keep09,keep08,keep07");
+  sub.add_option("--text", options.text_files,
+                 "Texts for windows and haystacks, or - for stdin; default: those that come with winnow")
+      ->delimiter(',');
+  sub.add_option("--n", settings.questions, "Questions of each task")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->capture_default_str();
+  sub.add_option("--windows", settings.windows, "Windows of text, over all texts")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->capture_default_str();
+  sub.add_option("--lengths", settings.lengths, "Tokens of a window, or of a prompt with its answer")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  sub.add_option("--ablate", settings.ablations,
+                 fmt::format("Add variants of every policy: {}", fmt::join(ablation_names(), ", ")))
+      ->delimiter(',')
+      ->check(CLI::IsMember(ablation_names()));
+  sub.add_flag("--plain", settings.plain, "No chat template, even where the model has one");
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Command& command) {
+  auto options = std::make_shared<EvalOptions>();
+  options->settings.policies = {"dense", "keep09", "keep08", "keep07"};
+  CLI::App* sub = app.add_subcommand("eval", "What policies cost in quality, beside dense");
+  add_model_options(*sub, options->model);
+  add_measuring_options(*sub, *options);
+  sub->add_option("-o,--output", options->output, "Write the result as JSON")->type_name("FILE");
+  sub->add_flag("--resume,!--no-resume", options->resume,
+                "Go on where an interrupted run with the same -o stopped (the default)");
+  sub->add_flag("--json", options->as_json, "The result as JSON on stdout instead of tables");
+  sub->footer(kFooter);
+  sub->callback([options, &command] { command = [options] { return eval(*options); }; });
+}
+
+}  // namespace winnow::cli

@@ -1,0 +1,38 @@
+// Workload: items that policies are measured on, at one length. Windows of a text, or the questions of a
+// task.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/eval_policy.h"
+#include "eval/sample.h"
+
+namespace winnow {
+
+using Cancelled = std::function<bool()>;
+
+// One item under several policies. Whatever they share (the prompt, the dense result) is made once.
+class Item {
+ public:
+  virtual ~Item() = default;
+  // Nothing when `cancelled`.
+  virtual std::optional<Sample> measure(const EvalPolicy& policy, const Cancelled& cancelled) = 0;
+};
+
+class Workload {
+ public:
+  virtual ~Workload() = default;
+  virtual std::string name() const = 0;  // "niah", "windows"
+  virtual std::int64_t length() const = 0;
+  virtual std::int64_t items() const = 0;
+  // What decides an item's sample beside model and policy.
+  virtual nlohmann::json identity() const = 0;
+  virtual std::unique_ptr<Item> item(std::int64_t index) const = 0;
+};
+
+}  // namespace winnow

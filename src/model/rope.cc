@@ -1,0 +1,92 @@
+#include "model/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/check.h"
+
+namespace winnow {
+namespace {
+
+constexpr double kTurn = 2 * std::numbers::pi;
+
+// A wave that turns more than high_freq_factor times within the original context stays as it is, one that
+// turns less than low_freq_factor times is stretched by `factor`; between them their mixture.
+double llama3_frequency(double frequency, const RopeScaling& scaling) {
+  const double turns = scaling.original_context * frequency / kTurn;
+  if (turns > scaling.high_freq_factor) return frequency;
+  if (turns < scaling.low_freq_factor) return frequency / scaling.factor;
+  const double share =
+      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  return (1 - share) * frequency / scaling.factor + share * frequency;
+}
+
+// The (fractional) index of the frequency that turns `turns` times within the original context.
+double yarn_dimension(double turns, double theta, double rotary_dim, const RopeScaling& scaling) {
+  return rotary_dim * std::log(scaling.original_context / (turns * kTurn)) / (2 * std::log(theta));
+}
+
+void scale_by_yarn(std::vector<double>& frequencies, double theta, double rotary_dim,
+                   const RopeScaling& scaling) {
+  double low = yarn_dimension(scaling.beta_fast, theta, rotary_dim, scaling);
+  double high = yarn_dimension(scaling.beta_slow, theta, rotary_dim, scaling);
+  if (scaling.truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0), high = std::min(high, rotary_dim - 1);
+  if (low == high) high += 0.001;  // transformers' way around the division by zero
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    frequencies[i] = frequencies[i] / scaling.factor * ramp + frequencies[i] * (1 - ramp);
+  }
+}
+
+}  // namespace
+
+std::vector<double> rope_frequencies(double theta, std::int64_t rotary_dim, const RopeScaling& scaling) {
+  check(rotary_dim % 2 == 0, "rope: pairs of dimensions");
+  std::vector<double> frequencies(static_cast<std::size_t>(rotary_dim / 2));
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    frequencies[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
+  }
+  switch (scaling.kind) {
+    case RopeScalingKind::kNone:
+    case RopeScalingKind::kDynamic: break;
+    case RopeScalingKind::kLinear:
+      for (double& frequency : frequencies) frequency /= scaling.factor;
+      break;
+    case RopeScalingKind::kLlama3:
+      for (double& frequency : frequencies) frequency = llama3_frequency(frequency, scaling);
+      break;
+    case RopeScalingKind::kYarn:
+      scale_by_yarn(frequencies, theta, static_cast<double>(rotary_dim), scaling);
+      break;
+    case RopeScalingKind::kFactors:
+      check(scaling.factors.size() == frequencies.size(), "rope: a factor for every frequency");
+      for (std::size_t i = 0; i < frequencies.size(); ++i) frequencies[i] /= scaling.factors[i];
+      break;
+  }
+  return frequencies;
+}
+
+double yarn_attention_factor(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t rotary_dim, double theta,
+                          const RopeScaling& scaling) {
+  const std::vector<double> frequencies = rope_frequencies(theta, rotary_dim, scaling);
+  const auto half = static_cast<std::int64_t>(frequencies.size());
+  RopeTable table{backend.allocate(positions * half * 4), backend.allocate(positions * half * 4), positions,
+                  rotary_dim};
+  auto *cos = table.cos.as<float>(), *sin = table.sin.as<float>();
+  for (std::int64_t position = 0; position < positions; ++position) {
+    for (const double frequency : frequencies) {
+      const double angle = static_cast<double>(position) * frequency;
+      *cos++ = static_cast<float>(std::cos(angle) * scaling.attention_factor);
+      *sin++ = static_cast<float>(std::sin(angle) * scaling.attention_factor);
+    }
+  }
+  return table;
+}
+
+}  // namespace winnow

@@ -1,0 +1,126 @@
+#include "runtime/block_attention.h"
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "sparsity/selector.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::int64_t kMaxLastQueries = 64;  // as BlockPlannerParams
+
+double causal_pairs(std::span<const std::int64_t> query_rows) {
+  double pairs = 0;
+  for (const std::int64_t row : query_rows) pairs += static_cast<double>(row + 1);
+  return pairs;
+}
+
+// How many of the last queries sit at the cache's last rows, without a gap: a stage may have dropped tokens
+// in between.
+std::int64_t queries_at_the_end(const AttentionView& all) {
+  const auto count = static_cast<std::int64_t>(all.query_rows.size());
+  std::int64_t n = 0;
+  while (n < std::min(count, kMaxLastQueries) && all.query_rows[count - 1 - n] == all.kv->rows - 1 - n) ++n;
+  return n;
+}
+
+}  // namespace
+
+const char* dense_reason_name(DenseReason reason) {
+  switch (reason) {
+    case DenseReason::kNone: return "";
+    case DenseReason::kFirstLayers: return "first layers";
+    case DenseReason::kShort: return "short";
+    case DenseReason::kTooDense: return "too dense";
+  }
+  return "?";
+}
+
+nlohmann::json to_json(const BlockRecord& record) {
+  return {{"layer", record.layer},
+          {"rows", record.rows},
+          {"density", record.density()},
+          {"plan_ms", record.plan_ms},
+          {"attention_ms", record.attention_ms},
+          {"sparse_chunks", record.sparse_chunks},
+          {"dense_chunks", record.dense_chunks},
+          {"gated", dense_reason_name(record.gated)}};
+}
+
+LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* costs, Backend& backend,
+                           const AttentionView& all, std::int64_t rows)
+    : policy_(policy), costs_(costs), backend_(backend), all_(all) {
+  const auto count = static_cast<std::int64_t>(all.query_rows.size());
+  check(rows >= 1 && rows <= count, "LayerPlanner: some of the queries are computed");
+  record_.layer = all.layer;
+  record_.rows = rows;
+  if (policy.dense()) {
+    layer_dense_ = DenseReason::kNone;
+    return;
+  }
+  if (policy.dense_last_tokens > 0) {
+    dense_from_row_ = all.query_rows[std::max<std::int64_t>(0, count - policy.dense_last_tokens)];
+  }
+  const std::span<const std::int64_t> computed = all.query_rows.last(static_cast<std::size_t>(rows));
+  if (all.layer < policy.dense_first_layers) {
+    layer_dense_ = DenseReason::kFirstLayers;
+  } else if (costs != nullptr && !costs->planning_may_pay(static_cast<double>(all.kv->rows),
+                                                          causal_pairs(computed), forced_pairs(computed))) {
+    layer_dense_ = DenseReason::kShort;
+  }
+}
+
+const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::int64_t> query_rows) {
+  const double causal = causal_pairs(query_rows);
+  record_.causal_pairs += causal;
+  if (layer_dense_) return dense(causal, *layer_dense_);
+  if (costs_ != nullptr && !costs_->planning_may_pay(0, causal, forced_pairs(query_rows))) {
+    return dense(causal, DenseReason::kShort);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  if (planner_ == nullptr) make_planner();
+  planner_->plan(q, query_rows, plan_);
+  const PlanWork work = plan_work(plan_, query_rows);
+  record_.plan_ms +=
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
+  record_.computed_pairs += work.computed;
+  ++record_.sparse_chunks;
+  return &plan_;
+}
+
+const BlockPlan* LayerPlanner::dense(double causal, DenseReason reason) {
+  record_.computed_pairs += causal;
+  ++record_.dense_chunks;
+  record_.gated = reason;
+  return nullptr;
+}
+
+// About what any plan lists: sink and local blocks, rounded up to whole ones, and all of the last queries.
+double LayerPlanner::forced_pairs(std::span<const std::int64_t> query_rows) const {
+  const BlockRule& rule = policy_.rule;
+  const std::int64_t sink = (rule.sink_tokens + rule.k_block - 1) / rule.k_block * rule.k_block;
+  const std::int64_t least = sink + rule.local_tokens + (rule.q_block + rule.k_block) / 2;
+  double pairs = 0;
+  for (const std::int64_t row : query_rows) {
+    const bool all = dense_from_row_ >= 0 && row >= dense_from_row_;
+    pairs += static_cast<double>(all ? row + 1 : std::min(row + 1, least));
+  }
+  return pairs;
+}
+
+void LayerPlanner::make_planner() {
+  const AttentionView& all = all_;
+  BlockPlannerParams params = planner_params(policy_, all.layer, all.q.cols / all.kv->head_dim);
+  const std::int64_t window = queries_at_the_end(all);
+  params.kv = all.kv;
+  params.scale = all.scale;
+  params.dense_from_row = dense_from_row_;
+  params.last_q = all.q.slice(all.q.rows - window, window);
+  planner_ = backend_.make_planner(params);
+}
+
+}  // namespace winnow

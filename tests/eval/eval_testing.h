@@ -1,0 +1,77 @@
+// What the tests of eval share: the tiny model, texts long enough for it.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "eval/eval_text.h"
+#include "eval/prompt_encoder.h"
+#include "runtime/engine.h"
+
+namespace winnow::eval_test {
+
+// Six layers, a context of 512 tokens, a ChatML template. `device` "reference" has every operation.
+inline const Engine& tiny_engine(const std::string& device = "cpu") {
+  static std::map<std::string, std::unique_ptr<Engine>> opened;
+  auto& slot = opened[device];
+  if (!slot) {
+    slot = Engine::open({.model = WINNOW_TEST_DATA "/models/tiny-llama",
+                         .random_weights = "",
+                         .device = device,
+                         .precision = Precision::kF32,
+                         .threads = 2,
+                         .progress = {}});
+  }
+  return *slot;
+}
+
+// Sentences whose words differ enough for windows to differ. No digits: a number in it is a needle's.
+inline EvalText some_text(int sentences = 400) {
+  EvalText text{"some.txt", ""};
+  const char* words[] = {"wind", "corn", "mill", "river", "bell", "the", "and", "of", "a", "stone", "turns"};
+  unsigned state = 7;
+  for (int i = 0; i < sentences; ++i) {
+    for (int w = 0; w < 7; ++w) {
+      state = state * 1664525u + 1013904223u;
+      text.content += std::string(w == 0 ? "" : " ") + words[(state >> 16) % 11];
+    }
+    text.content += ".\n";
+  }
+  return text;
+}
+
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (std::filesystem::temp_directory_path() / "winnow-eval-XXXXXX").string();
+    path_ = ::mkdtemp(name.data()) == nullptr ? "" : name;
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  std::string write(const std::string& name, const std::string& content) const {
+    std::ofstream(file(name), std::ios::binary) << content;
+    return file(name);
+  }
+  static std::string read(const std::string& path) {
+    std::ifstream stream(path, std::ios::binary);
+    std::stringstream text;
+    text << stream.rdbuf();
+    return text.str();
+  }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace winnow::eval_test

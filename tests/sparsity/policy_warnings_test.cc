@@ -1,0 +1,36 @@
+#include "sparsity/policy_warnings.h"
+
+#include <gtest/gtest.h>
+
+namespace winnow {
+namespace {
+
+Policy measured(const nlohmann::json& value) {
+  Policy policy;
+  policy.name = "mine.json";
+  policy.tokens.stages = {{.layer = 4, .keep = 0.5, .top_p = {}}};
+  policy.measured = {{"second_question_niah", value}};
+  return policy;
+}
+
+TEST(PolicyWarnings, SecondQuestionsThatAreLost) {
+  const auto warnings = policy_warnings(measured(0.35));
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("mine.json"), std::string::npos);
+  EXPECT_NE(warnings[0].find("35%"), std::string::npos);
+  EXPECT_NE(warnings[0].find("second_question_niah"), std::string::npos);
+}
+
+TEST(PolicyWarnings, NothingToSay) {
+  EXPECT_TRUE(policy_warnings(measured(0.9)).empty());
+  EXPECT_TRUE(policy_warnings(measured(nullptr)).empty());
+  Policy unmeasured = measured(0.1);
+  unmeasured.measured = nullptr;
+  EXPECT_TRUE(policy_warnings(unmeasured).empty());
+  Policy dense = measured(0.1);
+  dense.tokens.stages.clear();
+  EXPECT_TRUE(policy_warnings(dense).empty());
+}
+
+}  // namespace
+}  // namespace winnow
