@@ -63,4 +63,22 @@ BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t hea
   return plan;
 }
 
+void slice_plan(const BlockPlan& whole, std::int64_t first, std::int64_t count, BlockPlan& part) {
+  check(first >= 0 && count >= 0 && first + count <= whole.query_blocks, "slice_plan: blocks of the plan");
+  part.q_block = whole.q_block;
+  part.k_block = whole.k_block;
+  part.heads = whole.heads;
+  part.query_blocks = count;
+  part.means = whole.means;
+  part.offsets.assign(1, 0);
+  part.blocks.clear();
+  for (std::int64_t head = 0; head < whole.heads; ++head) {
+    for (std::int64_t i = first; i < first + count; ++i) {
+      const std::span<const std::int32_t> row = whole.row(head, i);
+      part.blocks.insert(part.blocks.end(), row.begin(), row.end());
+      part.offsets.push_back(static_cast<std::int64_t>(part.blocks.size()));
+    }
+  }
+}
+
 }  // namespace winnow

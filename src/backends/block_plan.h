@@ -50,6 +50,9 @@ PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_ro
 BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,
                     std::span<const std::int64_t> query_rows);
 
+// `part` becomes query blocks [first, first + count) of `whole`, as a plan of its own.
+void slice_plan(const BlockPlan& whole, std::int64_t first, std::int64_t count, BlockPlan& part);
+
 // What is known about a block before it is computed. p is the softmax of a query over what it is asked for.
 enum class BlockEstimator : std::uint8_t {
   kNone,   // nothing: only sink and local blocks are listed (StreamingLLM, arXiv 2309.17453)

@@ -71,7 +71,7 @@ AttentionPolicy block_selection() {
   attention.rule.k_block = 16;
   attention.rule.pool = 16;
   attention.rule.outliers = 2;
-  attention.rule.query_stride = 4;
+  attention.rule.query_stride = 8;
   attention.dense_last_tokens = 32;
   return attention;
 }

@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/provenance.h"
 #include "core/error.h"
+#include "sparsity/policy_warnings.h"
 
 namespace winnow::cli {
 namespace {
@@ -82,6 +83,7 @@ int run(RunOptions options) {
   PruneLog log(options.prune_log);
   const auto engine = open_engine(options.model);
   const Policy policy = parse_policy(options.policy.value_or("dense"), engine->facts());
+  for (const std::string& warning : policy_warnings(policy)) fmt::print(stderr, "winnow: {}\n", warning);
   const int code = answer_or_converse(*engine, options, policy, text, log);
   log.write();
   return code;

@@ -82,7 +82,7 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   }
   const auto start = std::chrono::steady_clock::now();
   if (planner_ == nullptr) make_planner();
-  planner_->plan(q, query_rows, plan_);
+  plan_chunk(q, query_rows);
   const PlanWork work = plan_work(plan_, query_rows);
   record_.plan_ms +=
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -90,6 +90,25 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   record_.computed_pairs += work.computed;
   ++record_.sparse_chunks;
   return &plan_;
+}
+
+// The first chunk to be planned has all that follow planned with it: threads are woken once a layer, not once
+// a chunk, which costs more than choosing (docs/kernels.md).
+void LayerPlanner::plan_chunk(const MatrixView& q, std::span<const std::int64_t> query_rows) {
+  const std::span<const std::int64_t> all = all_.query_rows;
+  const std::int64_t first = std::lower_bound(all.begin(), all.end(), query_rows.front()) - all.begin();
+  const std::int64_t q_block = policy_.rule.q_block, count = std::ssize(query_rows);
+  const bool whole_blocks = count % q_block == 0 || first + count == std::ssize(all);
+  if (planned_from_ < 0 && whole_blocks) {
+    planned_from_ = first;
+    planner_->plan(all_.q.slice(first, all_.q.rows - first), all.subspan(static_cast<std::size_t>(first)),
+                   rest_);
+  }
+  if (planned_from_ < 0 || !whole_blocks || (first - planned_from_) % q_block != 0) {
+    planner_->plan(q, query_rows, plan_);
+    return;
+  }
+  slice_plan(rest_, (first - planned_from_) / q_block, (count + q_block - 1) / q_block, plan_);
 }
 
 const BlockPlan* LayerPlanner::dense(double causal, DenseReason reason) {

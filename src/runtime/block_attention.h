@@ -64,6 +64,7 @@ class LayerPlanner {
   const BlockPlan* dense(double causal, DenseReason reason);
   double forced_pairs(std::span<const std::int64_t> query_rows) const;
   void make_planner();
+  void plan_chunk(const MatrixView& q, std::span<const std::int64_t> query_rows);
 
   const AttentionPolicy& policy_;
   const AttentionCosts* costs_;
@@ -72,7 +73,8 @@ class LayerPlanner {
   std::int64_t dense_from_row_ = -1;
   std::optional<DenseReason> layer_dense_;  // no chunk needs to be looked at
   std::unique_ptr<BlockPlanner> planner_;   // made when the first chunk needs it
-  BlockPlan plan_;
+  std::int64_t planned_from_ = -1;          // the query that rest_ begins with; -1: there is none
+  BlockPlan rest_, plan_;                   // of all queries from there on; of a chunk
   BlockRecord record_;
 };
 

@@ -30,18 +30,21 @@ std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, con
                            std::int64_t rows) {
   std::int64_t bytes = 0;
   if (rule.estimator == BlockEstimator::kPooled) {
-    bytes += blocks_of(rows, rule.pool) * arch.kv_heads * arch.head_dim * 4;
+    bytes += blocks_of(rows, rule.pool) * (1 + rule.outliers) * arch.kv_heads * arch.head_dim * 4;
   }
   if (rule.mean_correction) bytes += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows / rule.k_block);
   return bytes;
 }
 
-// The plan of a chunk that lists every block, and the estimates behind it.
+// The plan of a layer that lists every causal block, and the estimates behind a chunk of it.
 std::int64_t plan_bytes(const Architecture& arch, const BlockRule& rule, std::int64_t rows) {
-  const std::int64_t blocks =
-      arch.heads * blocks_of(std::min(rows, kChunkRows), rule.q_block) * blocks_of(rows, rule.k_block);
+  const auto blocks = [&](std::int64_t queries) {
+    return arch.heads * blocks_of(queries, rule.q_block) * blocks_of(rows, rule.k_block);
+  };
   constexpr std::int64_t kListed = 4, kEstimate = 4;
-  return blocks * (rule.estimator == BlockEstimator::kNone ? kListed : kListed + kEstimate);
+  const std::int64_t estimates =
+      rule.estimator == BlockEstimator::kNone ? 0 : kEstimate * blocks(std::min(rows, kChunkRows));
+  return kListed * blocks(rows) / 2 + estimates;
 }
 
 // One layer is planned at a time; decoding over selected blocks keeps a planner for each.

@@ -1,5 +1,6 @@
 #include "sparsity/policy.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <optional>
@@ -7,6 +8,7 @@
 #include <utility>
 
 #include "core/byte_reader.h"
+#include "core/data_dir.h"
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "formats/json_text.h"
@@ -93,14 +95,34 @@ Policy read_policy_file(const std::string& path) {
   return policy_from_json(parse_json_object(file.text(), path, kMaxPolicyBytes), path);
 }
 
+// The policy file that came with winnow for this very model: the first by name with its layers and shape.
+Policy calibrated_policy(const ModelFacts& model) {
+  namespace fs = std::filesystem;
+  for (const std::string& folder : data_folders()) {
+    std::vector<fs::path> files;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(fs::path(folder) / "policies", error)) {
+      if (entry.path().extension() == ".json") files.push_back(entry.path());
+    }
+    std::sort(files.begin(), files.end());
+    for (const fs::path& file : files) {
+      Policy policy = read_policy_file(file.string());
+      const bool made_for = !policy.shape_hash.empty() && policy.shape_hash == model.shape_hash &&
+                            policy.model_layers == model.layers && !policy.measured.is_null();
+      if (made_for) return policy;
+    }
+  }
+  fail(ErrorCode::kBadArgument,
+       "policy auto: there is no calibrated policy for {} yet: make one with winnow calibrate and name its "
+       "file, or "
+       "give a preset: {}",
+       model.name.empty() ? "this model" : printable(model.name), kPresetNames);
+}
+
 Policy preset_or_file(const std::string& base, const ModelFacts& model) {
   if (base == "dense") return {};
   if (const double* keep = find_named<double>(kSchedules, base)) return schedule(base, *keep, model);
-  if (base == "auto") {
-    fail(ErrorCode::kBadArgument,
-         "policy auto: there is no calibrated policy for {} yet; give a policy file, or a preset: {}",
-         model.name.empty() ? "this model" : printable(model.name), kPresetNames);
-  }
+  if (base == "auto") return calibrated_policy(model);
   if (exists(base)) return read_policy_file(base);
   fail(ErrorCode::kBadArgument,
        "policy \"{}\": this is no preset, and a file of that name does not exist; presets: {}; a JSON policy "

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "eval/eval_testing.h"
+#include "support/eval_testing.h"
 #include "eval/longbench_datasets.h"
 
 namespace winnow {

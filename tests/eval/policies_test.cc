@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "eval/ablation.h"
 #include "eval/attention_sums.h"
-#include "eval/eval_testing.h"
+#include "support/eval_testing.h"
 #include "eval/policy_session.h"
 
 namespace winnow {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "eval/eval_testing.h"
+#include "support/eval_testing.h"
 #include "eval/evaluation.h"
 #include "eval/window_workload.h"
 

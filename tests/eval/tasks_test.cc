@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "eval/eval_testing.h"
+#include "support/eval_testing.h"
 #include "eval/evaluation.h"
 #include "eval/fit_length.h"
 #include "eval/haystack.h"

@@ -44,7 +44,8 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
       const float top = *std::max_element(row, row + logits.cols);
       double sum = 0;
       for (std::int64_t i = 0; i < logits.cols; ++i) sum += std::exp(static_cast<double>(row[i] - top));
-      agreeing += row[best[probe]] == top;
+      // A near tie may fall the other way: within the bound on log-probabilities below.
+      agreeing += row[best[probe]] >= top - (exact ? 1e-3f : 0.0f);
       const double found = row[best[probe]] - top - std::log(sum),
                    expected = best_logits[probe] - log_sums[probe];
       worst_log_probability = std::max(worst_log_probability, std::abs(found - expected));

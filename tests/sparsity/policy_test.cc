@@ -1,7 +1,12 @@
 // POLICY on the command line, and the check against a model.
 #include "sparsity/policy.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "support/format_testing.h"
 
@@ -122,6 +127,32 @@ struct BadText {
   ErrorCode code;
   std::vector<const char*> parts;
 };
+
+// auto takes the calibrated file that was made for a model of this very shape.
+TEST(ParsePolicy, AutoFindsTheModelsOwnPolicy) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / "winnow-auto-policy-test";
+  std::filesystem::create_directories(folder / "policies");
+  const auto write = [&](const char* name, const char* shape, double keep, const char* measured) {
+    std::ofstream(folder / "policies" / name) << fmt::format(
+        R"({{"version": 1, "model": {{"layers": 30, "shape_hash": "{}"}},
+            "tokens": {{"stages": [{{"layer": 9, "keep": {}}}]}}{}}})",
+        shape, keep, measured);
+  };
+  write("a.json", "another", 0.1, R"(, "measured": {"kl": 0.01})");
+  write("b.json", "mine", 0.2, "");  // by hand, not calibrated
+  write("c.json", "mine", 0.3, R"(, "measured": {"kl": 0.01})");
+  setenv("WINNOW_DATA_DIR", folder.c_str(), 1);
+  const ModelFacts mine{.name = "m", .shape_hash = "mine", .layers = 30};
+  const Policy found = parse_policy("auto", mine);
+  ModelFacts other = mine;
+  other.shape_hash = "none";
+  EXPECT_THROW(parse_policy("auto", other), Error);
+  unsetenv("WINNOW_DATA_DIR");
+  std::filesystem::remove_all(folder);
+  ASSERT_EQ(found.tokens.stages.size(), 1u);
+  EXPECT_EQ(found.tokens.stages[0].keep, 0.3);
+  EXPECT_EQ(found.name, "auto");
+}
 
 TEST(ParsePolicy, ErrorsSayWhatIsPossible) {
   const BadText cases[] = {

@@ -1,0 +1,216 @@
+// Calibration: its parts on made-up measurements, and the whole on the tiny model.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "calibrate/calibration.h"
+#include "calibrate/candidates.h"
+#include "calibrate/prediction.h"
+#include "calibrate/retrieval_signal.h"
+#include "core/error.h"
+#include "support/eval_testing.h"
+
+namespace winnow {
+namespace {
+
+using eval_test::Scratch;
+using eval_test::some_text;
+using eval_test::tiny_engine;
+
+// One layer, two heads whose density falls alike; head 1's errors are 100 times those of head 0.
+BlockCurves two_heads() {
+  BlockCurves curves;
+  curves.grid = {0.001f, 0.01f, 0.1f};
+  curves.layers = 1;
+  curves.heads = 2;
+  curves.density = {0.8, 0.4, 0.1, 0.8, 0.4, 0.1};
+  curves.error = {0.001, 0.01, 0.1, 0.1, 1.0, 10.0};
+  curves.sensitivity = {1.0};
+  return curves;
+}
+
+TEST(ChooseThresholds, DensityGoesWhereErrorsAreDear) {
+  const ThresholdChoice choice = choose_thresholds(two_heads(), 0.5);
+  EXPECT_GT(choice.thresholds[0][0], choice.thresholds[0][1]);
+  EXPECT_LE(choice.density, 0.5);
+  EXPECT_GT(choice.density, 0.3);
+  // The same density with one threshold for both (0.4 at 0.01) loses 1.01.
+  EXPECT_LT(choice.loss, 0.6);
+}
+
+TEST(ChooseThresholds, MoreDensityNeverLosesMore) {
+  double before = 1e9;
+  for (const double density : {0.15, 0.25, 0.4, 0.6, 0.8, 1.0}) {
+    const ThresholdChoice choice = choose_thresholds(two_heads(), density);
+    EXPECT_LE(choice.density, density + 1e-9);
+    EXPECT_LE(choice.loss, before);
+    before = choice.loss;
+  }
+  EXPECT_EQ(before, 0.0);  // everything computed
+}
+
+TEST(ChooseThresholds, SensitivityIsOfTheLayer) {
+  BlockCurves curves = two_heads();
+  curves.layers = 2;
+  curves.heads = 1;
+  curves.error = {0.01, 0.1, 1.0, 0.01, 0.1, 1.0};
+  curves.sensitivity = {10.0, 0.1};
+  const ThresholdChoice choice = choose_thresholds(curves, 0.5);
+  EXPECT_LT(choice.thresholds[0][0], choice.thresholds[1][0]);
+}
+
+TEST(BlockCurves, SurviveJson) {
+  const BlockCurves curves = two_heads();
+  const BlockCurves read = block_curves_from_json(to_json(curves));
+  EXPECT_EQ(read.density, curves.density);
+  EXPECT_EQ(read.error, curves.error);
+  EXPECT_EQ(read.grid, curves.grid);
+  EXPECT_EQ(read.sensitivity, curves.sensitivity);
+}
+
+TEST(StagePlaces, AreWhereTheScoringLayerKnows) {
+  const std::vector<double> recall{0.1, 0.2, 0.96, 0.5, 1.0, 0.9};
+  EXPECT_EQ(find_stage_places(recall).informed, (std::vector<std::int64_t>{3, 5}));
+  EXPECT_TRUE(find_stage_places(std::vector<double>(6, 0.0)).informed.empty());
+}
+
+TEST(TokenCandidates, StandOnInformedLayersOnly) {
+  const StagePlaces places{{13, 15, 16, 18, 19, 20, 22, 25, 28}};
+  const std::vector<TokenPolicy> candidates = token_candidates(places, 30);
+  ASSERT_FALSE(candidates.empty());
+  bool first_is_used = false;
+  for (const TokenPolicy& tokens : candidates) {
+    ASSERT_FALSE(tokens.stages.empty());
+    for (std::size_t i = 0; i < tokens.stages.size(); ++i) {
+      const std::int64_t layer = tokens.stages[i].layer;
+      EXPECT_NE(std::find(places.informed.begin(), places.informed.end(), layer), places.informed.end());
+      EXPECT_LE(layer, 27);
+      const std::int64_t before = i == 0 ? 0 : tokens.stages[i - 1].layer;
+      EXPECT_GT(layer, before);
+    }
+    first_is_used |= tokens.stages.front().layer == 13;
+  }
+  EXPECT_TRUE(first_is_used);
+  EXPECT_TRUE(token_candidates({}, 30).empty());
+}
+
+Measured measured(double kl, double niah, double speedup, double density, double attn_work) {
+  Measured m;
+  m.kl = kl;
+  m.niah = niah;
+  m.speedup = speedup;
+  m.density = density;
+  m.attn_work = attn_work;
+  return m;
+}
+
+// Attention takes half of dense time: density 0.2 saves 0.4 of all time, a speed-up of 1 / 0.6.
+TEST(CombinationModel, ByHand) {
+  const Measured dense = measured(0, 1.0, 1, 1, 1), blocks = measured(0.01, 0.9, 1 / 0.6, 0.2, 0.2);
+  const CombinationModel model(dense, std::vector<Measured>{blocks});
+  const auto alone = model.combine(dense, blocks);
+  EXPECT_NEAR(alone.speedup, 1 / 0.6, 1e-9);
+  EXPECT_NEAR(alone.kl, 0.01, 1e-12);
+  // Half of the tokens' attention is left after pruning: blocks save 0.5 x 0.8 x 0.5 of dense time.
+  const Measured tokens = measured(0.03, 0.8, 2, 1, 0.5);
+  const auto both = model.combine(tokens, blocks);
+  EXPECT_NEAR(both.speedup, 1 / (0.5 - 0.2), 1e-9);
+  EXPECT_NEAR(both.kl, 0.04, 1e-12);
+  EXPECT_NEAR(both.niah, 0.7, 1e-12);
+}
+
+TEST(NeedleTokens, CoverTheNeedle) {
+  const Tokenizer& tokenizer = tiny_engine("cpu").tokenizer();
+  const std::string text = "The number is 48213, they said.";
+  const NeedlePrompt prompt{tokenizer.encode(text, false), "48213"};
+  const std::vector<std::int64_t> tokens = needle_tokens(tokenizer, prompt);
+  ASSERT_FALSE(tokens.empty());
+  std::string covered;
+  for (const std::int64_t i : tokens) covered += tokenizer.token_bytes(prompt.tokens[i]);
+  EXPECT_NE(covered.find("48213"), std::string::npos);
+  EXPECT_LE(covered.size(), 9u);
+  EXPECT_TRUE(needle_tokens(tokenizer, {prompt.tokens, "99999"}).empty());
+}
+
+class CalibrationTest : public testing::Test {
+ protected:
+  static CalibrationSettings small() {
+    CalibrationSettings settings;
+    settings.texts = {some_text()};
+    settings.length = 500;
+    settings.search_windows = settings.held_out_windows = 2;
+    settings.search_needles = settings.held_out_needles = 2;
+    settings.budget.min_niah = 0;  // random weights find nothing
+    return settings;
+  }
+  Scratch scratch_;
+};
+
+TEST_F(CalibrationTest, AWideBudgetIsMetAndHeldOut) {
+  CalibrationSettings settings = small();
+  settings.budget.max_kl = 100;
+  const auto result = Calibration(tiny_engine("cpu"), settings).run({});
+  ASSERT_TRUE(result);
+  EXPECT_TRUE(result->met);
+  EXPECT_TRUE(result->best.held_out);
+  EXPECT_LE(result->best.kl, 100);
+  EXPECT_EQ(result->recall.size(), 6u);
+  EXPECT_FALSE(result->policy.dense());
+  EXPECT_EQ(result->policy.model_layers, 6);
+  EXPECT_EQ(result->policy.measured["length"], 500);
+  EXPECT_EQ(result->policy.measured["text_sha256"].get<std::string>().size(), 64u);
+  // What it writes is a policy that reads back and fits.
+  const Policy read = policy_from_json(policy_to_json(result->policy), "written");
+  check_policy(read, tiny_engine("cpu").facts(), "written");
+}
+
+TEST_F(CalibrationTest, AnImpossibleBudgetSaysSo) {
+  CalibrationSettings settings = small();
+  settings.budget.max_kl = 1e-12;
+  settings.budget.min_speedup = 900;
+  const auto result = Calibration(tiny_engine("cpu"), settings).run({});
+  ASSERT_TRUE(result);
+  EXPECT_FALSE(result->met);
+  EXPECT_TRUE(result->best.held_out);
+}
+
+TEST_F(CalibrationTest, GoesOnWhereItStopped) {
+  CalibrationSettings settings = small();
+  settings.budget.max_kl = 100;
+  CalibrationOptions options;
+  options.state_file = scratch_.file("state.json");
+  Journal journal(scratch_.file("journal.jsonl"));
+  options.journal = &journal;
+  double last = 0;
+  options.progress = [&](double share, const std::string&) { last = share; };
+  options.cancelled = [&] { return last > 0.3; };
+  Calibration calibration(tiny_engine("cpu"), settings);
+  EXPECT_FALSE(calibration.run(options));
+  const std::size_t kept = journal.size();
+  EXPECT_GT(kept, 0u);
+  options.cancelled = {};
+  double first_share = -1;
+  options.progress = [&](double share, const std::string&) {
+    if (first_share < 0) first_share = share;
+  };
+  const auto result = calibration.run(options);
+  ASSERT_TRUE(result);
+  EXPECT_GE(first_share, 0.2);  // curves and signal came from the state file
+  EXPECT_TRUE(result->met);
+}
+
+TEST_F(CalibrationTest, FaultsShowBeforeAnyWork) {
+  CalibrationSettings settings = small();
+  settings.budget = {};
+  EXPECT_THROW(Calibration(tiny_engine("cpu"), settings), Error);
+  settings = small();
+  settings.budget.max_kl = 1;
+  settings.length = 1 << 20;
+  EXPECT_THROW(Calibration(tiny_engine("cpu"), settings), Error);
+  settings.length = 500;
+  settings.texts = {{"short", "too short"}};
+  EXPECT_THROW(Calibration(tiny_engine("cpu"), settings), Error);
+}
+
+}  // namespace
+}  // namespace winnow
