@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/error.h"
 #include "measures/distribution.h"
 #include "measures/logit_file.h"
 #include "runtime/session.h"
@@ -333,7 +334,10 @@ BlockCurves block_curves_from_json(const nlohmann::json& json) {
   json.at("error").get_to(curves.error);
   json.at("sensitivity").get_to(curves.sensitivity);
   const std::size_t expected = static_cast<std::size_t>(curves.layers * curves.heads) * curves.grid.size();
-  check(curves.density.size() == expected && curves.error.size() == expected, "curves that fit their sizes");
+  if (curves.density.size() != expected || curves.error.size() != expected ||
+      curves.sensitivity.size() != static_cast<std::size_t>(curves.layers) || curves.grid.empty()) {
+    fail(ErrorCode::kBadFormat, "curves of calibration: their sizes do not fit together");
+  }
   return curves;
 }
 

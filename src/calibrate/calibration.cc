@@ -20,6 +20,7 @@
 #include "eval/question_workload.h"
 #include "eval/summary.h"
 #include "eval/window_workload.h"
+#include "sparsity/attention_json.h"
 #include "sparsity/selector.h"
 
 namespace winnow {
@@ -91,11 +92,27 @@ class Calibration::Search {
         second_question_(make_second_question(encoder_, essays_)) {
     TextWindows all = cut_windows(encoder_, settings.texts, settings.length,
                                   settings.search_windows + settings.held_out_windows);
-    // Taking turns, so that both sets see every text from beginning to end.
-    const std::int64_t count = std::ssize(all.windows);
+    if (all.overlap) {
+      fail(ErrorCode::kBadArgument,
+           "the texts are too short for {} windows of {} tokens that do not overlap: give more text, a "
+           "smaller "
+           "--length, or fewer --search-windows and --held-out-windows",
+           settings.search_windows + settings.held_out_windows, settings.length);
+    }
+    // Windows take turns among the texts; within each text, the two sets take turns: both see every text from
+    // beginning to end.
+    const std::int64_t count = std::ssize(all.windows), texts = std::ssize(settings.texts);
     for (std::int64_t i = 0; i < count; ++i) {
-      const bool search = (i + 1) * settings.search_windows / count > i * settings.search_windows / count;
+      const std::int64_t turn = i / texts, wanted = settings.search_windows;
+      const bool search = (turn + 1) * wanted / count > turn * wanted / count;
       (search ? search_windows_ : held_out_windows_).push_back(std::move(all.windows[i]));
+    }
+    if (search_windows_.empty() || held_out_windows_.empty()) {
+      fail(ErrorCode::kBadArgument,
+           "--search-windows {} and --held-out-windows {}: with {} texts there must be windows of both "
+           "kinds; ask for "
+           "more",
+           settings.search_windows, settings.held_out_windows, texts);
     }
     niah_->check_length(settings.length);
     second_question_->check_length(settings.length);
@@ -136,6 +153,10 @@ class Calibration::Search {
             {"texts", texts_json(settings_.texts)},
             {"length", settings_.length},
             {"seed", settings_.seed},
+            {"windows", {settings_.search_windows, settings_.held_out_windows}},
+            {"needles", settings_.search_needles},
+            {"attention", attention_to_json(block_selection())},
+            {"winnow", WINNOW_VERSION},
             {"precision", static_cast<int>(engine_.backend().precision())}};
   }
   bool load_state() {
@@ -148,6 +169,8 @@ class Calibration::Search {
       curves_ = block_curves_from_json(state.at("curves"));
     } catch (const json::exception&) {
       return false;  // of another version: measured again
+    } catch (const Error&) {
+      return false;
     }
     return true;
   }
@@ -186,8 +209,8 @@ class Calibration::Search {
         std::min<std::size_t>(windows.windows.size(), static_cast<std::size_t>(sets.windows)));
     json identity = {texts_json(settings_.texts), settings_.search_windows, settings_.held_out_windows,
                      sets.held_out ? "held out" : "search"};
-    workloads.push_back(make_window_workload(
-        engine_, std::move(windows), {.length = settings_.length, .texts = std::move(identity)}));
+    workloads.push_back(make_window_workload(engine_, std::move(windows),
+                                             {.length = settings_.length, .texts = std::move(identity)}));
     const QuestionSettings questions{settings_.length, sets.needles,
                                      sets.held_out ? held_out_seed() : search_seed()};
     workloads.push_back(make_question_workload(engine_, encoder_, *niah_, questions));
@@ -235,8 +258,9 @@ class Calibration::Search {
       policy.tokens = tokens;
       policies.push_back(named("stages " + stages_text(tokens), policy));
     }
-    std::vector<Measured> measured = measure(std::move(policies), {kCoarseWindows, kCoarseNeedles, false},
-                                             0.2, 0.5, "one mechanism at a time");
+    std::vector<Measured> measured = measure(
+        std::move(policies), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false}, 0.2,
+        0.5, "one mechanism at a time");
     if (measured.empty()) return false;
     dense_ = measured.front();
     blocks_.assign(measured.begin() + 1, measured.begin() + 1 + static_cast<std::ptrdiff_t>(block_policies));
@@ -271,21 +295,21 @@ class Calibration::Search {
     return all;
   }
 
-  double niah_floor() const { return settings_.budget.min_niah.value_or(kDefaultNiahShare * dense_.niah); }
-
   // How far a policy overshoots its budget, as a factor: at most 1 is within. `strictness` scales what may be
-  // lost.
-  double overshoot(double kl, double dce, double niah, double speedup, double strictness) const {
+  // lost; `dense_niah` is what dense finds of the same needles.
+  double overshoot(double kl, double dce, double niah, double speedup, double dense_niah,
+                   double strictness) const {
     const QualityBudget& budget = settings_.budget;
     double worst = 0;
     if (budget.max_kl) worst = std::max(worst, kl / (strictness * *budget.max_kl));
     if (budget.max_dce) worst = std::max(worst, dce / (strictness * *budget.max_dce));
     if (budget.min_speedup) worst = std::max(worst, *budget.min_speedup / speedup);
-    const double may_lose = std::max(1 - niah_floor(), 1e-3);
+    const double floor = budget.min_niah.value_or(kDefaultNiahShare * dense_niah);
+    const double may_lose = std::max(1 - floor, 1e-3);
     return std::max(worst, (1 - niah) / may_lose);
   }
-  double overshoot(const Measured& m, double strictness) const {
-    return overshoot(m.kl, m.dce, m.niah, m.speedup, strictness);
+  double overshoot(const Measured& m, const Measured& dense, double strictness) const {
+    return overshoot(m.kl, m.dce, m.niah, m.speedup, dense.niah, strictness);
   }
   // Higher is better among the policies within the budget.
   double merit(double kl, double speedup) const {
@@ -307,7 +331,8 @@ class Calibration::Search {
     std::stable_sort(all.begin(), all.end(), [&](const Combination& a, const Combination& b) {
       const auto key = [&](const Combination& c) {
         const auto& p = c.predicted;
-        const double over = std::max(allowed, overshoot(p.kl, p.dce, p.niah, p.speedup, strictness_));
+        const double over =
+            std::max(allowed, overshoot(p.kl, p.dce, p.niah, p.speedup, dense_.niah, strictness_));
         return std::pair(-over, merit(p.kl, p.speedup));
       };
       return key(a) > key(b);
@@ -321,6 +346,7 @@ class Calibration::Search {
     const auto measured = measure(policies, {settings_.search_windows, settings_.search_needles, false}, 0.5,
                                   0.75, "combinations");
     if (measured.empty()) return false;
+    search_dense_ = measured.front();
     finalists_.insert(finalists_.end(), measured.begin() + 1, measured.end());
     return true;
   }
@@ -330,7 +356,8 @@ class Calibration::Search {
     std::vector<Measured> ranked = finalists_;
     std::stable_sort(ranked.begin(), ranked.end(), [&](const Measured& a, const Measured& b) {
       const auto key = [&](const Measured& m) {
-        return std::pair(-std::max(1.0, overshoot(m, kSearchMargin * strictness_)), merit(m.kl, m.speedup));
+        return std::pair(-std::max(1.0, overshoot(m, search_dense_, kSearchMargin * strictness_)),
+                         merit(m.kl, m.speedup));
       };
       return key(a) > key(b);
     });
@@ -345,18 +372,20 @@ class Calibration::Search {
     const auto measured = measure(policies, {settings_.held_out_windows, settings_.held_out_needles, true},
                                   0.75, 1, "held-out texts", /*second_question=*/true);
     if (measured.empty()) return false;
-    for (std::size_t i = 1; i < measured.size(); ++i) consider(measured[i]);
+    for (std::size_t i = 1; i < measured.size(); ++i) consider(measured[i], measured.front());
     return true;
   }
 
-  void consider(const Measured& m) {
-    const bool met = overshoot(m, 1) <= 1;
-    const bool better =
-        !have_best_ || (met && !result_.met) ||
-        (met == result_.met && (met ? merit(m.kl, m.speedup) > merit(result_.best.kl, result_.best.speedup)
-                                    : overshoot(m, 1) < overshoot(result_.best, 1)));
+  void consider(const Measured& m, const Measured& dense) {
+    const double over = overshoot(m, dense, 1);
+    const bool met = over <= 1;
+    const Measured& best = result_.best;
+    const bool better = !have_best_ || (met && !result_.met) ||
+                        (met && result_.met && merit(m.kl, m.speedup) > merit(best.kl, best.speedup)) ||
+                        (!met && !result_.met && over < best_overshoot_);
     if (!better) return;
     have_best_ = true;
+    best_overshoot_ = over;
     result_.met = met;
     result_.best = m;
   }
@@ -390,10 +419,11 @@ class Calibration::Search {
   std::vector<std::vector<TokenId>> search_windows_, held_out_windows_;
   std::vector<double> recall_;
   BlockCurves curves_;
-  Measured dense_;
+  Measured dense_, search_dense_;  // on the coarse and on the whole search set
   std::vector<Measured> blocks_, tokens_, finalists_;
   std::vector<std::string> tried_;  // on the held-out set
   double strictness_ = 1;
+  double best_overshoot_ = 0;
   bool have_best_ = false;
   CalibrationResult result_;
 };

@@ -16,9 +16,9 @@ TokenPolicy with_stages(std::vector<std::int64_t> layers, double keep) {
   TokenPolicy tokens;
   for (const std::int64_t layer : layers) tokens.stages.push_back({layer, keep, std::nullopt});
   tokens.scorer = ScorerKind::kAttention;
-  tokens.window = 32;
+  tokens.window = 64;
   tokens.heads = HeadReduction::kMax;
-  tokens.pool = 7;
+  tokens.pool = 31;
   tokens.recency_mix = 0.2;
   tokens.protect_tail_min = 64;
   tokens.protect_tail_share = 0.02;

@@ -35,7 +35,6 @@ Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windo
   }
   measured.dce = value_or_zero(estimate(windows, "dce"));
   measured.niah = value_or_zero(estimate(needles, "score"));
-  if (const auto half = estimate(windows, "kl_second_half")) measured.kl_second_half = half->value;
   std::vector<double> speedups;
   add_speedups(windows, dense_windows, speedups);
   add_speedups(needles, dense_needles, speedups);
@@ -53,7 +52,6 @@ nlohmann::json to_json(const Measured& measured) {
           {"kl_standard_error", measured.kl_error},
           {"dce", measured.dce},
           {"niah", measured.niah},
-          {"kl_second_half", or_null(measured.kl_second_half)},
           {"second_question_niah", or_null(measured.second_question)},
           {"speedup", measured.speedup},
           {"density", measured.density},

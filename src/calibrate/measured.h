@@ -14,7 +14,7 @@ namespace winnow {
 struct Measured {
   EvalPolicy policy;
   double kl = 0, kl_error = 0, dce = 0, niah = 0;  // kl_error: standard error
-  std::optional<double> kl_second_half, second_question;
+  std::optional<double> second_question;
   double speedup = 1, density = 1, avgtok = 1, attn_work = 1;
   std::int64_t windows = 0, needles = 0;
   bool held_out = false;

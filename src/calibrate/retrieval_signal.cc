@@ -4,8 +4,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/check.h"
+#include "core/error.h"
+#include "eval/attention_sums.h"
 #include "runtime/session.h"
+#include "sparsity/token_pruner.h"
 
 namespace winnow {
 namespace {
@@ -50,13 +52,16 @@ std::vector<double> measure_retrieval_signal(const Engine& engine, std::span<con
                                              const std::function<void(double)>& progress,
                                              const std::function<bool()>& cancelled) {
   std::vector<double> recall(static_cast<std::size_t>(engine.arch().layers), 0.0);
-  Backend& backend = engine.backend();
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     const std::vector<std::int64_t> needle = needle_tokens(engine.tokenizer(), prompts[p]);
-    check(!needle.empty(), "measure_retrieval_signal: a prompt without its needle");
+    if (needle.empty()) {
+      fail(ErrorCode::kUnsupported,
+           "the number {} cannot be found again among the prompt's tokens: this tokenizer rewrites it",
+           prompts[p].needle);
+    }
     const auto count =
         static_cast<std::int64_t>(std::ceil(settings.share * static_cast<double>(prompts[p].tokens.size())));
-    std::vector<float> scores(prompts[p].tokens.size());
+    AttentionSums sums(engine, settings.window);
     Session session(engine);
     PrefillOptions options;
     options.reserve_tokens = 0;
@@ -64,17 +69,13 @@ std::vector<double> measure_retrieval_signal(const Engine& engine, std::span<con
     options.progress = [&](double done) {
       if (progress) progress((static_cast<double>(p) + done) / static_cast<double>(prompts.size()));
     };
-    options.observe_attention = [&](const AttentionView& view) {
-      if (view.query_rows.back() != view.kv->rows - 1) return;  // not the chunk with the last queries
-      const std::int64_t window = std::min(settings.window, view.q.rows);
-      backend.window_scores({.q = view.q.slice(view.q.rows - window, window),
-                             .kv = view.kv,
-                             .scale = view.scale,
-                             .reduction = HeadReduction::kMax,
-                             .scores = scores});
-      recall[view.layer] += recall_among_highest(scores, needle, count) / static_cast<double>(prompts.size());
-    };
+    options.observe_attention = [&](const AttentionView& view) { sums.add(view); };
     if (!session.prefill(prompts[p].tokens, Policy{}, options)) return {};
+    for (std::int64_t layer = 0; layer < engine.arch().layers; ++layer) {
+      std::vector<float> scores = sums.max_over_heads(layer);
+      max_pool(scores, settings.pool);
+      recall[layer] += recall_among_highest(scores, needle, count) / static_cast<double>(prompts.size());
+    }
   }
   return recall;
 }

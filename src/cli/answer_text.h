@@ -12,8 +12,8 @@ namespace winnow::cli {
 
 class AnswerText {
  public:
-  // Empty stop strings are ignored. `begins_text` as in TokenStream: true for a chat's answer, false for a text
-  // that goes on.
+  // Empty stop strings are ignored. `begins_text` as in TokenStream: true for a chat's answer, false for a
+  // text that goes on.
   AnswerText(const Tokenizer& tokenizer, bool begins_text, std::vector<std::string> stop_strings);
 
   // New text that is certain now. Control tokens have none.

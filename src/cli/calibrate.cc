@@ -126,8 +126,10 @@ int calibrate(CalibrateOptions options) {
     fmt::print("the budget ({}) cannot be met; the nearest is {}: {}\n", budget_text(budget),
                result->best.policy.name, measured_text(result->best));
     if (!options.nearest) {
-      fmt::print("nothing was written; --nearest writes it all the same\n");
-      remove_partial_files(options);
+      fmt::print(
+          "no policy was written; run again with --nearest or a wider budget: what is measured is kept in {} "
+          "and {}\n",
+          journal_path(options), state_path(options));
       return 1;
     }
   } else {

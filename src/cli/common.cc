@@ -149,7 +149,6 @@ std::unique_ptr<WeightSource> open_source(const ModelOptions& options) {
   return open_weights(resolve_model(options.model));
 }
 
-
 std::string read_text(const std::string& path) {
   const std::string name = path == "-" ? "stdin" : path;
   std::error_code ignored;

@@ -94,6 +94,11 @@ Plan make_plan(const SparsityOptions& options) {
   Plan plan;
   plan.shapes = options.blocks.empty() ? parse_shapes(kDefaultBlocks) : parse_shapes(options.blocks);
   for (const float threshold : options.thresholds) checked_threshold(threshold, "--thresholds");
+  constexpr std::size_t kMostThresholds = 100;
+  if (options.thresholds.size() > kMostThresholds) {
+    fail(ErrorCode::kBadArgument, "--thresholds: {} values, at most {} are swept in one run",
+         options.thresholds.size(), kMostThresholds);
+  }
   const bool own_thresholds = !options.thresholds.empty();
   plan.thresholds = own_thresholds
                         ? sorted(options.thresholds)

@@ -186,10 +186,7 @@ json read_entries(const std::string& path) {
   return entries.is_object() ? entries : json::object();
 }
 
-}  // namespace
-
-AttentionCosts measure_attention_costs(Backend& backend, const AttentionShape& shape, const BlockRule& rule) {
-  const Sample sample(backend, shape, sample_rows(backend, shape));
+AttentionCosts measure_once(const Sample& sample, const BlockRule& rule) {
   AttentionCosts costs;
   costs.dense_ns = sample.attention_ns(nullptr) / sample.pairs();
   std::unique_ptr<BlockPlanner> planner;
@@ -201,6 +198,27 @@ AttentionCosts measure_attention_costs(Backend& backend, const AttentionShape& s
   return costs;
 }
 
+}  // namespace
+
+AttentionCosts measure_attention_costs(Backend& backend, const AttentionShape& shape, const BlockRule& rule) {
+  const Sample sample(backend, shape, sample_rows(backend, shape));
+  AttentionCosts costs = measure_once(sample, rule);
+  // On a busy machine every run of one round may be slow, and what is found is kept: rounds go on until one
+  // finds nothing much faster.
+  constexpr int kMaxRounds = 6;
+  constexpr double kMuchFaster = 0.85;
+  for (int round = 1; round < kMaxRounds; ++round) {
+    const AttentionCosts again = measure_once(sample, rule);
+    const bool settled = again.dense_ns > kMuchFaster * costs.dense_ns &&
+                         again.sparse_ns > kMuchFaster * costs.sparse_ns &&
+                         again.plan_ns > kMuchFaster * costs.plan_ns;
+    costs = {std::min(costs.dense_ns, again.dense_ns), std::min(costs.sparse_ns, again.sparse_ns),
+             std::min(costs.setup_ns, again.setup_ns), std::min(costs.plan_ns, again.plan_ns)};
+    if (settled) break;
+  }
+  return costs;
+}
+
 std::string attention_costs_key(const Backend& backend, const AttentionShape& shape, const BlockRule& rule) {
   return fmt::format(
       "winnow {} | {} | {} | heads {} kv {} dim {} | estimator {} criterion {} blocks {}x{} stride {} pool "
@@ -208,7 +226,8 @@ std::string attention_costs_key(const Backend& backend, const AttentionShape& sh
       "outliers {} variance {} query_stride {} union {} means {}",
       WINNOW_VERSION, processor(), backend.description(), shape.heads, shape.kv_heads, shape.head_dim,
       static_cast<int>(rule.estimator), static_cast<int>(rule.criterion), rule.q_block, rule.k_block,
-      rule.stride, rule.pool, rule.outliers, rule.variance, rule.query_stride, rule.group_union, rule.mean_correction);
+      rule.stride, rule.pool, rule.outliers, rule.variance, rule.query_stride, rule.group_union,
+      rule.mean_correction);
 }
 
 std::string attention_costs_file() {

@@ -42,9 +42,7 @@ std::int32_t Session::next_rope_position(const LayerKv& kv) const {
   return kv.rows == 0 ? 0 : kv.positions.back() + 1;
 }
 
-float Session::attention_scale() const {
-  return engine_.arch().attention_scale;
-}
+float Session::attention_scale() const { return engine_.arch().attention_scale; }
 
 void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
   const MatrixView normed = workspace_.normed(hidden.rows);

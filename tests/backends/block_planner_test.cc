@@ -503,6 +503,35 @@ TEST_P(Planner, FollowsAGrowingCache) {
   }
 }
 
+// Key blocks as wide as the stride, on a cache that grows by less than a stride of scores: the estimates grow
+// although the scores' rows need not.
+TEST_P(Planner, FollowsAGrowingCacheOfNarrowBlocks) {
+  const HeadShape shape{1, 1, 16};
+  const auto cpu = make_cpu_backend(GetParam(), 1);
+  const RopeTable rope;
+  LayerKv kv = make_kv(*cpu, shape, 1184);
+  const std::vector<float> qkv = random_floats(1480 * shape.qkv_cols(), 5);
+  const auto rows = [&](std::int64_t begin, std::int64_t end) {
+    return std::span(qkv).subspan(static_cast<std::size_t>(begin * shape.qkv_cols()),
+                                  static_cast<std::size_t>((end - begin) * shape.qkv_cols()));
+  };
+  const TestMatrix before = append(*cpu, kv, rope, shape, rows(0, 1184), 0);
+  BlockPlannerParams params{
+      .rule = {.estimator = BlockEstimator::kAntidiagonal, .q_block = 16, .k_block = 16, .stride = 16},
+      .thresholds = {0.9f},
+      .kv = &kv,
+      .scale = 0.25f,
+      .last_q = {}};
+  const auto planner = cpu->make_planner(params);
+  BlockPlan grown, fresh;
+  planner->plan(before.view(), range(0, 1184), grown);
+  cpu->reserve(kv, 1480);
+  const TestMatrix after = append(*cpu, kv, rope, shape, rows(1184, 1480), 1184);
+  planner->plan(after.view(), range(1184, 1480), grown);
+  cpu->make_planner(params)->plan(after.view(), range(1184, 1480), fresh);
+  expect_same_plan(grown, fresh);
+}
+
 TEST_P(Planner, ChunksAgreeWithTheReference) {
   Case c{.shape = {3, 1, 16}, .rows = 300, .query_rows = range(0, 300), .thresholds = {0.8f, 0.8f, 0.8f}};
   c.rule = {.estimator = BlockEstimator::kPooled};

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "support/eval_testing.h"
 #include "eval/longbench_datasets.h"
+#include "support/eval_testing.h"
 
 namespace winnow {
 namespace {

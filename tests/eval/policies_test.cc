@@ -5,8 +5,8 @@
 #include "core/error.h"
 #include "eval/ablation.h"
 #include "eval/attention_sums.h"
-#include "support/eval_testing.h"
 #include "eval/policy_session.h"
+#include "support/eval_testing.h"
 
 namespace winnow {
 namespace {

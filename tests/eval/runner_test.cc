@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "support/eval_testing.h"
 #include "eval/evaluation.h"
 #include "eval/window_workload.h"
+#include "support/eval_testing.h"
 
 namespace winnow {
 namespace {

@@ -7,7 +7,6 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "support/eval_testing.h"
 #include "eval/evaluation.h"
 #include "eval/fit_length.h"
 #include "eval/haystack.h"
@@ -16,6 +15,7 @@
 #include "eval/ruler_list_tasks.h"
 #include "eval/text_random.h"
 #include "eval/words.h"
+#include "support/eval_testing.h"
 
 namespace winnow {
 namespace {

@@ -259,8 +259,10 @@ TEST(AttentionSection, TheSelectorFixesTheRule) {
 TEST(AttentionSection, DefaultsAreWritten) {
   const Policy policy = read(R"({"version": 1, "attention": {"selector": "pooled"}})");
   EXPECT_FALSE(policy.dense());
-  EXPECT_EQ(policy_to_json(policy).at("attention"),
-            Json::parse(R"({"selector": "pooled", "q_block": 32, "k_block": 32, "pool": 16, "outliers": 0, "variance": false,
+  EXPECT_EQ(
+      policy_to_json(policy).at("attention"),
+      Json::parse(
+          R"({"selector": "pooled", "q_block": 32, "k_block": 32, "pool": 16, "outliers": 0, "variance": false,
       "query_stride": 1, "criterion": "sum", "thresholds": 0.95, "sink_tokens": 16, "local_tokens": 64,
       "dense_last_tokens": 64, "dense_first_layers": 0, "mean_correction": false, "group_union": false,
       "decode": "dense", "gate": "measured"})"));
@@ -362,7 +364,8 @@ TEST(AttentionSection, FaultsNameFileAndKey) {
       {R"({"selector": "pooled", "thresholds": -0.1})",
        "attention.thresholds: found -0.1, expected numbers in [0, 1]"},
       {R"({"selector": "pooled", "outliers": 5})", "attention.outliers: found 5"},
-      {R"({"selector": "pooled", "pool": 2, "outliers": 2})", "attention.outliers: 2 leave nothing of a pool of 2"},
+      {R"({"selector": "pooled", "pool": 2, "outliers": 2})",
+       "attention.outliers: 2 leave nothing of a pool of 2"},
       {R"({"selector": "pooled", "outliers": 1, "variance": true})", "attention.variance: not together with"},
       {R"({"selector": "local", "outliers": 1})", "attention.outliers: the selector local has no such"},
       {R"({"selector": "pooled", "thresholds": 1.5})", "attention.thresholds: found 1.5"},

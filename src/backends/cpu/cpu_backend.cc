@@ -160,8 +160,9 @@ class CpuBackend final : public Backend {
 
 std::unique_ptr<Backend> make_cpu_backend(Precision precision, int threads) {
   if (threads < 0) fail(ErrorCode::kBadArgument, "--threads {}: must be 0 (all) or more", threads);
-  return std::make_unique<cpu::CpuBackend>(
-      precision, cpu::deliverable_threads(threads == 0 ? omp_get_max_threads() : threads));
+  const int team = cpu::deliverable_threads(threads == 0 ? omp_get_max_threads() : threads);
+  omp_set_num_threads(team);  // what works beside the backend, such as analysis, takes no more threads either
+  return std::make_unique<cpu::CpuBackend>(precision, team);
 }
 
 }  // namespace winnow

@@ -26,10 +26,11 @@ TileLister::TileLister(const ListerParams& params, std::int64_t sample_elements)
 void TileLister::extend() {
   extend_keys();
   const LayerKv& kv = *p_.params.kv;
+  // Apart from the scores' stride, which may stay when this one grows.
+  estimate_stride_ = std::max(estimate_stride_, (block_count(kv.capacity, rule().k_block) + 15) / 16 * 16);
   const std::int64_t stride = columns(std::max<std::int64_t>(kv.capacity, 1) - 1) + kStridePad;
   if (stride <= s_stride_) return;
   s_stride_ = stride;
-  estimate_stride_ = (block_count(kv.capacity, rule().k_block) + 15) / 16 * 16;
   for (Scratch& scratch : scratch_) {
     scratch.s = Buffer::host(kTileQueries * stride * 4);
     scratch.more = Buffer::host(kTileQueries * stride * 4);
