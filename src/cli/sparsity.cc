@@ -91,6 +91,10 @@ Plan make_plan(const SparsityOptions& options) {
          "--random-weights {}: random weights say nothing about sparsity, and cannot read text",
          options.model.random_weights);
   }
+  if (!(options.layers.empty() && options.heads.empty()) && options.dump_folder.empty() &&
+      options.map_folder.empty()) {
+    throw UsageError("--layers and --heads choose what --dump and --maps write: give one of these as well");
+  }
   Plan plan;
   plan.shapes = options.blocks.empty() ? parse_shapes(kDefaultBlocks) : parse_shapes(options.blocks);
   for (const float threshold : options.thresholds) checked_threshold(threshold, "--thresholds");
@@ -341,6 +345,7 @@ void add_inputs(CLI::App& app, SparsityOptions& options) {
   add_model_options(app, options.model);
   app.add_option("-f,--file", options.file, "Text to read; default: the built-in texts")->type_name("FILE");
   app.add_option("--text", options.text, "Built-in text: mix (all, one prompt each) or the name of one")
+      ->excludes("--file")
       ->capture_default_str();
   app.add_option("--length", options.length, "Tokens of each prompt; default: up to 1024")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));

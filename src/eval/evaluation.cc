@@ -100,6 +100,10 @@ Evaluation::Evaluation(const Engine& engine, EvaluationSettings settings)
   if (settings_.texts.empty()) fail(ErrorCode::kBadArgument, "no text to evaluate on: name one with --text");
   add_policies();
   add_tasks();
+  std::set<std::int64_t> lengths;
+  for (const std::int64_t length : settings_.lengths) {
+    if (!lengths.insert(length).second) fail(ErrorCode::kBadArgument, "length {}: is named twice", length);
+  }
   for (const std::int64_t length : settings_.lengths) {
     check_context(length);
     if (!window_tasks_.empty()) add_windows(length);

@@ -121,8 +121,12 @@ TEST_F(SparsityTest, MistakesAreNamedBeforeTheWork) {
   expect_error(run_program(command({"--block", "16y4"})), 1, "16y4");
   expect_error(run_program(command({"--block", "48"})), 1, "48");
   expect_error(run_program(command({"--end-to-end", "some"})), 1, "some");
-  expect_error(run_program(command({"--layers", "6"})), 1, "--layers 6");
-  expect_error(run_program(command({"--heads", "-1"})), 1, "--heads -1");
+  expect_error(run_program(command({"--layers", "6", "--dump", scratch_.file("dump")})), 1, "--layers 6");
+  expect_error(run_program(command({"--layers", "0"})), 2, "--dump");
+  std::string many = "0.001";
+  for (int i = 2; i <= 101; ++i) many += "," + std::to_string(0.001 * i);
+  expect_error(run_program(command({"--thresholds", many})), 1, "--thresholds: 101 values");
+  expect_error(run_program(command({"--heads", "-1", "--dump", scratch_.file("dump")})), 1, "--heads -1");
   expect_error(run_program(command({"--text", "bible"})), 1, "kjv");
   expect_error(run_program(command({"-f", scratch_.file("none.txt")})), 1, "none.txt");
   expect_error(run_program(command({"-f", scratch_.write("empty.txt", "")})), 1, "empty");
