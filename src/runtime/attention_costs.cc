@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -186,6 +187,13 @@ json read_entries(const std::string& path) {
   return entries.is_object() ? entries : json::object();
 }
 
+// How often other work has taken the processor from this process.
+long preemptions() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nivcsw;
+}
+
 AttentionCosts measure_once(const Sample& sample, const BlockRule& rule) {
   AttentionCosts costs;
   costs.dense_ns = sample.attention_ns(nullptr) / sample.pairs();
@@ -202,6 +210,7 @@ AttentionCosts measure_once(const Sample& sample, const BlockRule& rule) {
 
 AttentionCosts measure_attention_costs(Backend& backend, const AttentionShape& shape, const BlockRule& rule) {
   const Sample sample(backend, shape, sample_rows(backend, shape));
+  const long before = preemptions();
   AttentionCosts costs = measure_once(sample, rule);
   // On a busy machine every run of one round may be slow, and what is found is kept: rounds go on until one
   // finds nothing much faster.
@@ -216,6 +225,8 @@ AttentionCosts measure_attention_costs(Backend& backend, const AttentionShape& s
              std::min(costs.setup_ns, again.setup_ns), std::min(costs.plan_ns, again.plan_ns)};
     if (settled) break;
   }
+  constexpr long kFew = 8;  // an idle machine takes the processor away a few times at most
+  costs.settled = preemptions() - before <= kFew;
   return costs;
 }
 
@@ -251,7 +262,7 @@ const AttentionCosts& AttentionCostsCache::get(const std::string& key,
   spdlog::debug(
       "attention costs: dense {:.4g} ns a pair, sparse {:.4g}, setup {:.4g} a row, plan {:.4g} a pair",
       costs.dense_ns, costs.sparse_ns, costs.setup_ns, costs.plan_ns);
-  if (!path_.empty()) store(key, costs);
+  if (!path_.empty() && costs.settled) store(key, costs);
   return known_.emplace(key, costs).first->second;
 }
 

@@ -17,6 +17,8 @@ struct AttentionCosts {
   double sparse_ns = 0;  // a pair in a plan's blocks
   double setup_ns = 0;   // making a planner, for each cache row
   double plan_ns = 0;    // planning, for each causal pair of the queries planned
+  bool settled =
+      true;  // false: other work got in the way of measuring; good for this process, not to be kept
 
   // Would skipping all but `forced` pairs be faster than computing all `causal` ones, planning and the making
   // of a planner over `new_rows` cache rows included? If not, planning cannot pay.
