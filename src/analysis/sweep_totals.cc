@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backends/block_plan.h"
 #include "core/check.h"
 
 namespace winnow {
@@ -23,8 +24,6 @@ void add_row(RowMeans& means, double kl, double minus_ln_kept) {
 double share(std::int64_t part, std::int64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
-
-std::int64_t blocks_over(std::int64_t length, std::int64_t block) { return (length + block - 1) / block; }
 
 }  // namespace
 
@@ -52,7 +51,7 @@ SweepTotals::SweepTotals(std::vector<BlockShape> shapes, std::vector<float> thre
       counts_(static_cast<std::size_t>(layers * heads) * shapes_.size()),
       by_layer_(static_cast<std::size_t>(layers) * shapes_.size() * thresholds_.size()),
       second_half_(by_layer_.size()),
-      by_window_(static_cast<std::size_t>(blocks_over(positions, kWindowRows)) * shapes_.size() *
+      by_window_(static_cast<std::size_t>(block_count(positions, kWindowRows)) * shapes_.size() *
                  thresholds_.size()) {}
 
 void SweepTotals::add(std::int64_t layer, std::int64_t head, const WeightChunk& chunk,
@@ -102,8 +101,8 @@ SweepTotals::Excluded SweepTotals::excluded(std::int64_t layer, std::size_t shap
 PruneShare SweepTotals::prune_share(const Excluded& excluded, std::size_t shape, std::int64_t layers) const {
   // Every prompt has each row once for every layer and head.
   const std::int64_t prompts = rows_added_ / (layers_ * heads_ * positions_);
-  const std::int64_t square = prompts * layers * heads_ * blocks_over(positions_, shapes_[shape].q) *
-                              blocks_over(positions_, shapes_[shape].k);
+  const std::int64_t square = prompts * layers * heads_ * block_count(positions_, shapes_[shape].q) *
+                              block_count(positions_, shapes_[shape].k);
   return {.all = share(square - excluded.all_blocks + excluded.blocks, square),
           .causal = share(excluded.blocks, excluded.all_blocks)};
 }

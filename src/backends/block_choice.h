@@ -48,8 +48,6 @@ void check_planner(const BlockPlannerParams& params);
 void check_queries(const BlockPlannerParams& params, const MatrixView& q,
                    std::span<const std::int64_t> query_rows);
 
-inline std::int64_t block_count(std::int64_t rows, std::int64_t block) { return (rows + block - 1) / block; }
-
 // The cache rows of the queries of one query block.
 inline std::span<const std::int64_t> rows_of_block(const BlockRule& rule,
                                                    std::span<const std::int64_t> query_rows,

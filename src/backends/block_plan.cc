@@ -7,38 +7,44 @@
 namespace winnow {
 namespace {
 
-std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
+double causal_elements(std::span<const std::int64_t> query_rows) {
+  double causal = 0;
+  for (const std::int64_t row : query_rows) causal += static_cast<double>(row + 1);
+  return causal;
+}
 
-}  // namespace
-
-PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head) {
-  PlanWork work;
+double computed_elements(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head) {
+  double computed = 0;
   const auto queries = static_cast<std::int64_t>(query_rows.size());
-  for (const std::int64_t row : query_rows) work.causal += static_cast<double>(row + 1);
   for (std::int64_t i = 0; i < plan.query_blocks; ++i) {
     const std::span<const std::int64_t> rows =
         query_rows.subspan(i * plan.q_block, std::min(plan.q_block, queries - i * plan.q_block));
     for (const std::int32_t block : plan.row(head, i)) {
       const std::int64_t first = block * plan.k_block, end = first + plan.k_block;
       if (end <= rows.front() + 1) {
-        work.computed += static_cast<double>(plan.k_block) * static_cast<double>(rows.size());
+        computed += static_cast<double>(plan.k_block) * static_cast<double>(rows.size());
         continue;
       }
       for (const std::int64_t row : rows) {
-        work.computed += static_cast<double>(std::clamp<std::int64_t>(row + 1 - first, 0, plan.k_block));
+        computed += static_cast<double>(std::clamp<std::int64_t>(row + 1 - first, 0, plan.k_block));
       }
     }
   }
-  return work;
+  return computed;
+}
+
+}  // namespace
+
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head) {
+  return {computed_elements(plan, query_rows, head), causal_elements(query_rows)};
 }
 
 PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows) {
-  PlanWork mean;
-  for (const std::int64_t row : query_rows) mean.causal += static_cast<double>(row + 1);
+  double computed = 0;
   for (std::int64_t head = 0; head < plan.heads; ++head) {
-    mean.computed += plan_work(plan, query_rows, head).computed / static_cast<double>(plan.heads);
+    computed += computed_elements(plan, query_rows, head) / static_cast<double>(plan.heads);
   }
-  return mean;
+  return {computed, causal_elements(query_rows)};
 }
 
 BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,
@@ -49,7 +55,7 @@ BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t hea
   plan.q_block = q_block;
   plan.k_block = k_block;
   plan.heads = heads;
-  plan.query_blocks = blocks_of(queries, q_block);
+  plan.query_blocks = block_count(queries, q_block);
   plan.offsets.push_back(0);
   for (std::int64_t head = 0; head < heads; ++head) {
     for (std::int64_t i = 0; i < plan.query_blocks; ++i) {

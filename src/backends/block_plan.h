@@ -16,6 +16,9 @@ namespace winnow {
 
 struct LayerKv;
 
+// Blocks of `block` that hold n elements; the last may be short.
+inline std::int64_t block_count(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
+
 struct BlockPlan {
   std::int64_t q_block = 0, k_block = 0;
   std::int64_t heads = 0;  // of the plan: as many as query heads, or as kv heads (one plan for a GQA group)

@@ -5,11 +5,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <limits>
 
 #include "calibrate/candidates.h"
 #include "calibrate/prediction.h"
@@ -145,7 +142,6 @@ class Calibration::Search {
   std::function<void(double)> step(double from, double to, const char* what) const {
     return [this, from, to, what](double share) { progress(from + (to - from) * share, what); };
   }
-  bool cancelled() const { return options_.cancelled && options_.cancelled(); }
 
   // What the state file says of this model and these settings.
   json identity() const {
@@ -189,8 +185,9 @@ class Calibration::Search {
     recall_ = measure_retrieval_signal(engine_, prompts, {}, step(0, 0.04, "where needles are seen"),
                                        options_.cancelled);
     if (recall_.empty()) return false;
-    CurveSettings curves{.attention = block_selection(), .windows = search_windows_};
-    curves.windows.resize(std::min<std::size_t>(curves.windows.size(), kCurveWindows));
+    const std::int64_t windows = std::min(kCurveWindows, std::ssize(search_windows_));
+    const CurveSettings curves{.attention = block_selection(),
+                               .windows = {search_windows_.begin(), search_windows_.begin() + windows}};
     if (!measure_block_curves(engine_, curves, step(0.04, 0.2, "errors by head"), options_.cancelled,
                               curves_)) {
       return false;

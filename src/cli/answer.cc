@@ -7,6 +7,7 @@
 
 #include "cli/answer_text.h"
 #include "cli/common.h"
+#include "core/elapsed.h"
 
 namespace winnow::cli {
 namespace {
@@ -35,7 +36,7 @@ void note_prefill(Answer& answer, const Session& session) {
 TokenisedPrompt tokenise(const std::function<std::vector<TokenId>()>& encode) {
   const auto start = std::chrono::steady_clock::now();
   TokenisedPrompt prompt{encode(), 0};
-  prompt.ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  prompt.ms = ms_since(start);
   return prompt;
 }
 

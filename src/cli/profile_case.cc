@@ -5,6 +5,7 @@
 
 #include "cli/answer.h"
 #include "core/check.h"
+#include "core/elapsed.h"
 
 namespace winnow::cli {
 namespace {
@@ -39,7 +40,7 @@ double ProfileCase::tokenise_ms() const {
   if (!engine_.has_tokenizer()) return 0;
   const auto start = std::chrono::steady_clock::now();
   engine_.tokenizer().encode(text_, /*parse_special=*/false);
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return ms_since(start);
 }
 
 void ProfileCase::warm_up(const OnProgress& progress) {

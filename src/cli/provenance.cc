@@ -9,24 +9,14 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/cpu_info.h"
+
 namespace winnow::cli {
 namespace {
 
-// The value of the first `key : value` line of /proc/cpuinfo; empty elsewhere.
-std::string cpuinfo(const std::string& key) {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::size_t colon = line.find(':');
-    if (!line.starts_with(key) || colon == std::string::npos) continue;
-    const std::size_t value = line.find_first_not_of(' ', colon + 1);
-    return value == std::string::npos ? "" : line.substr(value);
-  }
-  return "";
-}
-
 // The widest vector extension that matters to speed here, as the system reports it.
 std::string simd() {
-  const std::string flags = " " + cpuinfo("flags") + " ";
+  const std::string flags = " " + cpu_info("flags") + " ";
   for (const char* name : {"amx_bf16", "avx512_bf16", "avx512f", "avx2", "sse4_1"}) {
     if (flags.find(fmt::format(" {} ", name)) != std::string::npos) return name;
   }
@@ -44,7 +34,7 @@ std::string file_name(const std::string& path) {
 std::string hex_hash(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
 
 nlohmann::json machine_json() {
-  const std::string cpu = cpuinfo("model name");
+  const std::string cpu = cpu_info("model name");
   return {{"cpu", cpu.empty() ? "unknown" : cpu}, {"cores", omp_get_num_procs()}, {"simd", simd()}};
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 
+#include "core/elapsed.h"
 #include "core/error.h"
 #include "eval/policy_session.h"
 #include "runtime/generate.h"
@@ -11,10 +12,6 @@
 
 namespace winnow {
 namespace {
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 class QuestionItem final : public Item {
  public:

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/atomic_file.h"
+#include "core/cpu_info.h"
 #include "core/error.h"
 
 namespace winnow {
@@ -148,12 +149,8 @@ std::int64_t sample_rows(Backend& backend, const AttentionShape& shape) {
 }
 
 std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown processor";
+  const std::string name = cpu_info("model name");
+  return name.empty() ? "unknown processor" : name;
 }
 
 json to_json(const AttentionCosts& costs) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "sparsity/selector.h"
 
 namespace winnow {
@@ -84,8 +85,7 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   if (planner_ == nullptr) make_planner();
   plan_chunk(q, query_rows);
   const PlanWork work = plan_work(plan_, query_rows);
-  record_.plan_ms +=
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  record_.plan_ms += ms_since(start);
   if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
   record_.computed_pairs += work.computed;
   ++record_.sparse_chunks;

@@ -3,16 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/elapsed.h"
+
 namespace winnow {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-}  // namespace
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
@@ -31,7 +24,7 @@ Generation generate(Session& session, Sampler& sampler, const GenerateOptions& o
       break;
     }
     if (answer.last_token_pending && session.room() < 1) break;  // kLength
-    const auto start = Clock::now();
+    const auto start = std::chrono::steady_clock::now();
     const bool first = answer.tokens.empty();
     if (!first) {
       session.decode(answer.tokens.back());

@@ -10,19 +10,12 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "runtime/block_attention.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/session.h"
 
 namespace winnow {
-namespace {
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
-
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
 struct Session::Turn {
   Turn(const Policy& policy_in, const PrefillOptions& options_in)

@@ -23,14 +23,12 @@ std::vector<std::int64_t> rows_by_layer(const Policy& policy, std::int64_t layer
 
 namespace {
 
-std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
-
 // What a planner keeps of a cache of `rows`: pooled keys, means of blocks.
 std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, const BlockRule& rule,
                            std::int64_t rows) {
   std::int64_t bytes = 0;
   if (rule.estimator == BlockEstimator::kPooled) {
-    bytes += blocks_of(rows, rule.pool) * (1 + rule.outliers) * arch.kv_heads * arch.head_dim * 4;
+    bytes += block_count(rows, rule.pool) * (1 + rule.outliers) * arch.kv_heads * arch.head_dim * 4;
   }
   if (rule.mean_correction) bytes += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows / rule.k_block);
   return bytes;
@@ -39,7 +37,7 @@ std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, con
 // The plan of a layer that lists every causal block, and the estimates behind a chunk of it.
 std::int64_t plan_bytes(const Architecture& arch, const BlockRule& rule, std::int64_t rows) {
   const auto blocks = [&](std::int64_t queries) {
-    return arch.heads * blocks_of(queries, rule.q_block) * blocks_of(rows, rule.k_block);
+    return arch.heads * block_count(queries, rule.q_block) * block_count(rows, rule.k_block);
   };
   constexpr std::int64_t kListed = 4, kEstimate = 4;
   const std::int64_t estimates =

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/elapsed.h"
 #include "runtime/prefill_plan.h"
 #include "sparsity/selector.h"
 
@@ -88,8 +89,7 @@ void Session::decode(TokenId token) {
   decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
                                 2.0 * static_cast<double>(arch.model_dim * arch.vocab);
   decode_stats_.weight_bytes += static_cast<double>(engine_.weights().bytes);
-  decode_stats_.ms +=
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  decode_stats_.ms += ms_since(start);
 }
 
 // The blocks a decoded token sees in a layer; null: everything. Heads that share a kv head share their

@@ -13,7 +13,6 @@
 namespace winnow {
 namespace {
 
-using eval_test::Scratch;
 using eval_test::some_text;
 using eval_test::tiny_engine;
 

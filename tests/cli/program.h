@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "support/scratch.h"
+
 namespace winnow::cli_test {
 
 using nlohmann::json;
@@ -41,29 +43,6 @@ inline std::vector<std::string> lines_of(const std::string& text) {
   for (std::string line; std::getline(stream, line);) lines.push_back(line);
   return lines;
 }
-
-// A folder of the test's own, gone with it.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
-    path_ = ::mkdtemp(name.data()) == nullptr ? "" : name;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& content) const {
-    write_file(file(name), content);
-    return file(name);
-  }
-
- private:
-  std::string path_;
-};
 
 struct Result {
   int code = -1;  // exit code; -1: ended by a signal

@@ -9,8 +9,6 @@
 namespace winnow {
 namespace {
 
-using eval_test::Scratch;
-
 std::string line(const std::string& dataset, const std::string& answers,
                  const std::string& classes = "null") {
   return fmt::format(

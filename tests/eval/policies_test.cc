@@ -11,7 +11,6 @@
 namespace winnow {
 namespace {
 
-using eval_test::Scratch;
 using eval_test::tiny_engine;
 
 std::vector<TokenId> some_tokens(std::int64_t count) {

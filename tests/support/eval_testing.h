@@ -13,6 +13,7 @@
 #include "eval/eval_text.h"
 #include "eval/prompt_encoder.h"
 #include "runtime/engine.h"
+#include "support/scratch.h"
 
 namespace winnow::eval_test {
 
@@ -45,33 +46,5 @@ inline EvalText some_text(int sentences = 400) {
   }
   return text;
 }
-
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "winnow-eval-XXXXXX").string();
-    path_ = ::mkdtemp(name.data()) == nullptr ? "" : name;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& content) const {
-    std::ofstream(file(name), std::ios::binary) << content;
-    return file(name);
-  }
-  static std::string read(const std::string& path) {
-    std::ifstream stream(path, std::ios::binary);
-    std::stringstream text;
-    text << stream.rdbuf();
-    return text.str();
-  }
-
- private:
-  std::string path_;
-};
 
 }  // namespace winnow::eval_test

@@ -17,8 +17,6 @@ namespace {
 
 constexpr float kUnseen = -std::numeric_limits<float>::infinity();
 
-std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
-
 // One call, seen as a matrix of plan heads x query blocks.
 struct Call {
   const AttentionParams& params;
@@ -59,7 +57,7 @@ Call::Call(const AttentionParams& params_in, const TileKernels& kernels_in)
   check(plan.heads == heads.heads || plan.heads == params.kv->kv_heads,
         "attention: a plan per head or kv head");
   check(plan.q_block > 0 && plan.k_block > 0, "attention: the plan's blocks are positive");
-  check(plan.query_blocks == blocks_of(queries(), plan.q_block) &&
+  check(plan.query_blocks == block_count(queries(), plan.q_block) &&
             static_cast<std::int64_t>(plan.offsets.size()) == plan.heads * plan.query_blocks + 1,
         "attention: the plan is for other queries");
   if (plan.means) check_means(plan, *params.kv, params.query_rows.back());
@@ -270,7 +268,7 @@ void attend_masked(const Call& call, std::int64_t plan_head, std::int64_t begin,
   const std::int64_t end = std::min(begin + kTileQueries, call.queries() * range.count);
   start_tile(tile, call.params, call.heads, range, begin, end);
   const auto keys_from = [](std::int64_t first, std::int64_t limit) {
-    return blocks_of(std::min(kTileKeys, limit - first), kKeyBlock) * kKeyBlock;
+    return block_count(std::min(kTileKeys, limit - first), kKeyBlock) * kKeyBlock;
   };
   for (std::int64_t first = 0; first < tile.limit; first += kTileKeys) {
     if (masked.mask_keys(first)) masked.attend(*call.params.kv, first, keys_from(first, tile.limit));
@@ -286,7 +284,7 @@ void attend_masked(const Call& call, std::int64_t plan_head, std::int64_t begin,
 }
 
 void attend_masked(const Call& call, int threads) {
-  const std::int64_t tiles_per_head = blocks_of(call.queries() * call.heads_per_plan, kTileQueries);
+  const std::int64_t tiles_per_head = block_count(call.queries() * call.heads_per_plan, kTileQueries);
   std::vector<TileScratch> scratches;
   for (int t = 0; t < threads; ++t) scratches.emplace_back(call.heads, 1);
   parallel_tasks(threads, call.plan.heads * tiles_per_head, call.kernels, [&](std::int64_t task, int thread) {
