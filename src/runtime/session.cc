@@ -51,11 +51,19 @@ void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
   apply_linear(engine_.backend(), engine_.weights().lm_head, normed, logits);
 }
 
-void Session::decode(TokenId token) {
+void Session::check_decode(TokenId token) const {
   if (room() < 1) {
     fail(ErrorCode::kBadArgument, "the context of {} tokens is full: start a new conversation",
          engine_.arch().context);
   }
+  if (token < 0 || token >= engine_.arch().vocab) {
+    fail(ErrorCode::kBadArgument, "token id {} is outside the model's vocabulary of {}", token,
+         engine_.arch().vocab);
+  }
+}
+
+void Session::decode(TokenId token) {
+  check_decode(token);
   const auto start = std::chrono::steady_clock::now();
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();

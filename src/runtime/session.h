@@ -44,7 +44,10 @@ class Session {
 
   // Appends one token to every layer's cache; prompt tokens are never pruned again.
   void decode(TokenId token);
+  // Error(kBadArgument) when decode(token) would fail: the context is full, or there is no such token.
+  void check_decode(TokenId token) const;
 
+  const Engine& engine() const { return engine_; }
   std::span<const float> logits() const { return logits_; }  // [vocab]
   std::int64_t tokens() const { return next_position_; }     // read and decoded so far, pruned ones included
   std::int64_t room() const {
