@@ -153,16 +153,20 @@ struct BlockPlannerParams {
 };
 
 enum class HeadReduction : std::uint8_t { kMax, kMean };
+enum class QueryReduction : std::uint8_t { kMean, kMax };
 
 // Attention that the last queries pay to every cached row: softmax per query (causal; query i sits at cache
-// row kv->rows - q.rows + i), mean over the queries, then max or mean over the heads. (SnapKV's observation
-// window, arXiv 2404.14469.)
+// row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked, or each of
+// them by itself. (SnapKV's observation window, arXiv 2404.14469.)
 struct WindowScoresParams {
   MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
   const LayerKv* kv = nullptr;
   float scale = 1.0f;
+  std::span<const std::int32_t> heads = {};  // query heads that are asked, in any order; empty: all
+  QueryReduction queries = QueryReduction::kMean;
   HeadReduction reduction = HeadReduction::kMax;
-  std::span<float> scores;  // [kv->rows], out
+  bool per_head = false;    // no reduction over the heads: a row of scores for each head asked
+  std::span<float> scores;  // [kv->rows], or [heads asked, kv->rows] with per_head; out
 };
 
 enum class ActivationKind : std::uint8_t {

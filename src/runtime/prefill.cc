@@ -121,6 +121,7 @@ bool Session::run_layers(Turn& turn) {
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
                        turn.q_view.slice(begin, chunk), kv);
     }
+    if (turn.scorer && turn.scorer->watches(i)) show_attention(turn, i);
     // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this
     // layer.
     if (turn.stage_at(i + 1) && !turn.scores_need_hidden()) prune(turn, *turn.next_stage++);
@@ -130,13 +131,28 @@ bool Session::run_layers(Turn& turn) {
   return true;
 }
 
+std::vector<std::int32_t> Session::places(const Turn& turn) const {
+  std::vector<std::int32_t> places(turn.alive);
+  for (std::int32_t& place : places) place += static_cast<std::int32_t>(turn.first_position);
+  return places;
+}
+
+void Session::show_attention(Turn& turn, std::int64_t index) {
+  const std::vector<std::int32_t> positions = places(turn);
+  turn.scorer->watch(index, {.layer = index + 1,
+                             .positions = positions,
+                             .kv = &kv_[index],
+                             .q = turn.q_view,
+                             .attention_scale = attention_scale(),
+                             .hidden = {}});
+}
+
 // Scores the tokens alive and keeps those the stage selects: hidden states, queries and cache rows move up,
 // order stays.
 void Session::prune(Turn& turn, const Stage& stage) {
   const auto start = std::chrono::steady_clock::now();
   const auto count = static_cast<std::int64_t>(turn.alive.size());
-  std::vector<std::int32_t> positions(turn.alive);
-  for (std::int32_t& position : positions) position += static_cast<std::int32_t>(turn.first_position);
+  const std::vector<std::int32_t> positions = places(turn);
   std::vector<float> scores(turn.alive.size());
   if (turn.options.stage_scores) {
     turn.options.stage_scores(stage.layer, positions, scores);
@@ -233,7 +249,7 @@ void Session::compute_logits(const Turn& turn) {
   if (turn.options.all_logits) {
     constexpr std::int64_t kLogitRows = 64;
     const Buffer buffer = engine_.backend().allocate(std::min(rows, kLogitRows) * arch.vocab * 4);
-    for (std::int64_t begin = 0; begin < rows; begin += kLogitRows) {
+    for (std::int64_t begin = turn.options.all_logits_from; begin < rows; begin += kLogitRows) {
       const std::int64_t chunk = std::min(kLogitRows, rows - begin);
       const MatrixView logits{buffer.as<>(), DType::kF32, chunk, arch.vocab};
       logits_of(turn.hidden_view.slice(begin, chunk), logits);
@@ -241,8 +257,9 @@ void Session::compute_logits(const Turn& turn) {
     }
   }
   logits_of(turn.hidden_view.slice(rows - 1, 1), {logits_.data(), DType::kF32, 1, arch.vocab});
-  prefill_stats_.linear_flops += 2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
-                                 static_cast<double>(turn.options.all_logits ? rows : 1);
+  prefill_stats_.linear_flops +=
+      2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
+      static_cast<double>(turn.options.all_logits ? rows - turn.options.all_logits_from : 1);
 }
 
 // `kv: final`: of this turn's rows, every layer keeps those of the tokens that survived the last stage.

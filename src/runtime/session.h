@@ -25,6 +25,7 @@ struct PrefillOptions {
   // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full
   // lm_head; for evaluation and tests. Empty: only the last token's logits are computed.
   std::function<void(std::int64_t, const MatrixView&)> all_logits;
+  std::int64_t all_logits_from = 0;  // the first row that all_logits receives
   // Sees every chunk of every layer before its attention; all rows of the last layer are computed then. For
   // analysis. Empty: nothing is observed.
   std::function<void(const AttentionView&)> observe_attention;
@@ -67,7 +68,9 @@ class Session {
  private:
   struct Turn;  // one prefill under way (prefill.cc)
 
-  bool run_layers(Turn& turn);  // false: cancelled
+  bool run_layers(Turn& turn);                               // false: cancelled
+  std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive
+  void show_attention(Turn& turn, std::int64_t layer);       // to a scorer that watches it
   void prune(Turn& turn, const Stage& stage);
   void finish_layer(Turn& turn, std::int64_t layer);
   void count_work(const Turn& turn, const BlockRecord& record);

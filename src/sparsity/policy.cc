@@ -195,7 +195,7 @@ void check_thresholds(const AttentionPolicy& attention, const ModelFacts& model,
 
 void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string& text) {
   const std::string where = fmt::format("policy \"{}\"", printable(text));
-  tokens.scorer = scorer_from_name(parts.scorer, where, ErrorCode::kBadArgument);
+  tokens = with_scorer(std::move(tokens), scorer_from_name(parts.scorer, where, ErrorCode::kBadArgument));
   if (parts.has_file && tokens.scorer != ScorerKind::kLearned) {
     fail(ErrorCode::kBadArgument, "{}: the scorer {} takes no file; only learned does", where, parts.scorer);
   }
@@ -217,6 +217,18 @@ ScorerKind scorer_from_name(std::string_view name, const std::string& where, Err
 
 const char* scorer_name(ScorerKind kind) { return name_of<ScorerKind>(kScorers, kind); }
 const char* selector_name(SelectorKind kind) { return name_of<SelectorKind>(kSelectors, kind); }
+
+TokenPolicy with_scorer(TokenPolicy tokens, ScorerKind scorer) {
+  const TokenPolicy defaults;
+  tokens.scorer = scorer;
+  tokens.window = defaults.window;
+  tokens.queries = defaults.queries;
+  tokens.heads = defaults.heads;
+  tokens.pool = defaults.pool;
+  tokens.quota = defaults.quota;
+  for (Stage& stage : tokens.stages) stage.heads.clear();
+  return tokens;
+}
 
 Policy parse_policy(const std::string& text, const ModelFacts& model) {
   const Terms terms = split_terms(text);
@@ -242,7 +254,13 @@ void check_policy(const Policy& policy, const ModelFacts& model, const std::stri
     check_made_for("shape_hash", printable(policy.shape_hash), printable(model.shape_hash));
   }
   for (std::size_t i = 0; i < policy.tokens.stages.size(); ++i) {
-    const std::int64_t layer = policy.tokens.stages[i].layer;
+    const Stage& stage = policy.tokens.stages[i];
+    const std::int64_t layer = stage.layer;
+    for (const AskedHead& asked : stage.heads) {
+      if (model.heads == 0 || asked.head < model.heads) continue;
+      fail(ErrorCode::kBadArgument, "{}: tokens.stages[{}].heads names [{}, {}], but {} has {} heads: 0..{}",
+           origin, i, asked.layer, asked.head, printable(model.name), model.heads, model.heads - 1);
+    }
     if (layer >= 1 && layer < model.layers) continue;
     fail(ErrorCode::kBadArgument,
          "{}: tokens.stages[{}].layer is {}, but {} has {} layers: a stage lies in 1..{}", origin, i, layer,

@@ -16,21 +16,31 @@ enum class ScorerKind : std::uint8_t { kAttention, kRecency, kRandom, kNorm, kLe
 enum class PositionMode : std::uint8_t { kOriginal, kCompact };
 enum class KvMode : std::uint8_t { kOwn, kFinal };
 
+// A query head of a layer.
+struct AskedHead {
+  std::int64_t layer = 0;
+  std::int32_t head = 0;
+  friend bool operator==(const AskedHead&, const AskedHead&) = default;
+};
+
 // Before `layer`, either a share of the current prompt tokens is kept or as many as hold `top_p` of the score
 // mass.
 struct Stage {
   std::int64_t layer = 0;
   double keep = 1.0;
-  std::optional<double> top_p;
+  std::optional<double> top_p = {};
+  std::vector<AskedHead> heads = {};  // (attention) of layers before `layer`; empty: all of layer - 1
 };
 
 struct TokenPolicy {
   std::vector<Stage> stages;  // ascending by layer; empty: nothing is pruned
   ScorerKind scorer = ScorerKind::kAttention;
-  std::int64_t window = 64;                   // last queries that vote (attention)
-  HeadReduction heads = HeadReduction::kMax;  // (attention)
-  std::int64_t pool = 7;                      // width of the max-pool over neighbours (attention); 1: none
-  double recency_mix = 0.0;            // 0..1: weight of a token's rank by position beside its rank by score
+  std::int64_t window = 64;                        // last queries that vote (attention)
+  QueryReduction queries = QueryReduction::kMean;  // how the window's queries are combined (attention)
+  HeadReduction heads = HeadReduction::kMax;       // (attention, where a stage asks all heads)
+  std::int64_t pool = 7;     // width of the max-pool over neighbours (attention); 1: none
+  double recency_mix = 0.0;  // 0..1: weight of a token's rank by position beside its rank by score
+  double quota = 1.0;  // 0..1: share of the tokens a stage chooses that go by score; the rest: the latest
   std::string scorer_file;             // (learned); relative to the working directory, or absolute
   std::uint64_t seed = 0;              // (random)
   std::int64_t protect_head = 4;       // first tokens that always stay
@@ -94,11 +104,15 @@ struct ModelFacts {
 //   SELECTOR = dense | local | NAME[=THRESHOLD], NAME a selector of policy_from_json(): it takes the place of
 //              the file's attention section, with the selector's defaults for all but the threshold
 // A text is cut at its last '+' and its last ':' with a selector's or scorer's name behind it, so that paths
-// may hold both; presets and selectors win over files of the same name. The result has passed check_policy(),
+// may hold both; presets and selectors win over files of the same name. A scorer named here takes the place
+// of the file's, by with_scorer(). The result has passed check_policy(),
 // unless `model` has no layers (no model is known: files, "dense" and selectors only). Error(kBadArgument)
 // names what is wrong and what is possible; a file's own faults are those of policy_from_json(), and bad
 // JSON, a key given twice or more than 1 MiB are Error(kBadFormat).
 Policy parse_policy(const std::string& text, const ModelFacts& model);
+
+// The same stages under another scorer, which has its default settings and asks no particular heads.
+TokenPolicy with_scorer(TokenPolicy tokens, ScorerKind scorer);
 
 // From a policy file's JSON; unknown keys, wrong types, values out of range and keys that the selector does
 // not know are Error(kBadFormat) naming file and key; another version is Error(kUnsupported). `origin` is the
@@ -110,7 +124,8 @@ Policy policy_from_json(const nlohmann::json& json, const std::string& origin);
 nlohmann::json policy_to_json(const Policy& policy);
 
 // Error(kBadArgument) when the policy was made for another model (other layers or shape_hash; names are not
-// compared), a stage is not in 1..layers-1, or the table of thresholds has not the model's layers and heads.
+// compared), a stage is not in 1..layers-1 or asks a head the model has not, or the table of thresholds has
+// not the model's layers and heads.
 void check_policy(const Policy& policy, const ModelFacts& model, const std::string& origin);
 
 const char* scorer_name(ScorerKind kind);

@@ -1,6 +1,8 @@
 // Policies as JSON. Everything is checked here, so that the rest of the program can trust a Policy.
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -18,12 +20,43 @@ using Json = nlohmann::json;
 constexpr std::int64_t kVersion = 1;
 
 constexpr NamedValue<HeadReduction> kHeads[] = {{"max", HeadReduction::kMax}, {"mean", HeadReduction::kMean}};
+constexpr NamedValue<QueryReduction> kQueries[] = {{"mean", QueryReduction::kMean},
+                                                   {"max", QueryReduction::kMax}};
 constexpr NamedValue<PositionMode> kPositions[] = {{"original", PositionMode::kOriginal},
                                                    {"compact", PositionMode::kCompact}};
 constexpr NamedValue<KvMode> kKv[] = {{"own", KvMode::kOwn}, {"final", KvMode::kFinal}};
 
+// [[layer, head], ...] of layers before the stage's.
+std::vector<AskedHead> read_heads(const Fields& stage, std::int64_t stage_layer) {
+  std::vector<AskedHead> heads;
+  const Json* json = stage.find("heads");
+  if (json == nullptr) return heads;
+  constexpr const char* kExpected = "a list of [layer, head], at least one and none twice";
+  const auto fits = [](const Json& number) {
+    return number.is_number_integer() && number >= 0 && number <= std::numeric_limits<std::int32_t>::max();
+  };
+  if (!json->is_array() || json->empty()) stage.fail_type("heads", *json, kExpected);
+  for (const Json& pair : *json) {
+    if (!pair.is_array() || pair.size() != 2 || !fits(pair[0]) || !fits(pair[1])) {
+      stage.fail_type("heads", *json, kExpected);
+    }
+    const AskedHead asked{pair[0].get<std::int64_t>(), pair[1].get<std::int32_t>()};
+    if (std::find(heads.begin(), heads.end(), asked) != heads.end()) {
+      stage.fail_type("heads", *json, kExpected);
+    }
+    if (asked.layer >= stage_layer) {
+      stage.fail_key("heads",
+                     fmt::format("[{}, {}] is asked, but the stage stands before layer {} and can ask "
+                                 "earlier layers only",
+                                 asked.layer, asked.head, stage_layer));
+    }
+    heads.push_back(asked);
+  }
+  return heads;
+}
+
 Stage read_stage(const Json& json, const std::string& path, const std::string& origin) {
-  const Fields fields(json, path, origin, {"layer", "keep", "top_p"});
+  const Fields fields(json, path, origin, {"layer", "keep", "top_p", "heads"});
   const auto layer = fields.integer("layer", 1);
   if (!layer) fields.fail_key("layer", "is missing");
   const auto keep = fields.number("keep", kPositiveShare);
@@ -32,7 +65,7 @@ Stage read_stage(const Json& json, const std::string& path, const std::string& o
     fail(ErrorCode::kBadFormat, "{}: {} needs exactly one of keep and top_p, and has {}", origin, path,
          keep ? "both" : "neither");
   }
-  return {*layer, keep.value_or(1.0), top_p};
+  return {*layer, keep.value_or(1.0), top_p, read_heads(fields, *layer)};
 }
 
 std::vector<Stage> read_stages(const Fields& tokens) {
@@ -69,15 +102,24 @@ void read_scorer(const Fields& fields, TokenPolicy& tokens) {
                                      ErrorCode::kBadFormat);
   }
   tokens.window = fields.integer("window", 1).value_or(tokens.window);
+  tokens.queries = fields.choice<QueryReduction>("queries", kQueries).value_or(tokens.queries);
   tokens.heads = fields.choice<HeadReduction>("heads", kHeads).value_or(tokens.heads);
   tokens.pool = fields.integer("pool", 1).value_or(tokens.pool);
   if (tokens.pool % 2 == 0)
     fields.fail_key("pool", fmt::format("found {}, expected an odd number", tokens.pool));
   tokens.recency_mix = fields.number("recency_mix", kShare).value_or(tokens.recency_mix);
+  tokens.quota = fields.number("quota", kShare).value_or(tokens.quota);
   tokens.scorer_file = read_scorer_file(fields);
   tokens.seed = fields.unsigned_64("seed").value_or(tokens.seed);
   if (tokens.scorer == ScorerKind::kLearned && tokens.scorer_file.empty()) {
     fields.fail_key("scorer_file", "is missing; the scorer learned needs it");
+  }
+  const auto asks = [](const Stage& stage) { return !stage.heads.empty(); };
+  if (tokens.scorer != ScorerKind::kAttention && tokens.scorer != ScorerKind::kOracle &&
+      std::any_of(tokens.stages.begin(), tokens.stages.end(), asks)) {
+    fields.fail_key("scorer",
+                    fmt::format("is {}, but a stage names heads, which only the scorer attention asks",
+                                scorer_name(tokens.scorer)));
   }
 }
 
@@ -91,8 +133,8 @@ void read_protect_tail(const Fields& fields, TokenPolicy& tokens) {
 
 TokenPolicy read_tokens(const Json& json, const std::string& origin) {
   const Fields fields(json, "tokens", origin,
-                      {"stages", "scorer", "window", "heads", "pool", "recency_mix", "scorer_file", "seed",
-                       "protect_head", "protect_tail", "positions", "kv"});
+                      {"stages", "scorer", "window", "queries", "heads", "pool", "recency_mix", "quota",
+                       "scorer_file", "seed", "protect_head", "protect_tail", "positions", "kv"});
   TokenPolicy tokens;
   tokens.stages = read_stages(fields);
   read_scorer(fields, tokens);
@@ -144,6 +186,7 @@ Json stages_to_json(const std::vector<Stage>& stages) {
     } else {
       entry["keep"] = stage.keep;
     }
+    for (const AskedHead& asked : stage.heads) entry["heads"].push_back({asked.layer, asked.head});
     result.push_back(std::move(entry));
   }
   return result;
@@ -159,9 +202,11 @@ Json tokens_to_json(const TokenPolicy& tokens) {
   return {{"stages", stages_to_json(tokens.stages)},
           {"scorer", scorer_name(tokens.scorer)},
           {"window", tokens.window},
+          {"queries", name_of<QueryReduction>(kQueries, tokens.queries)},
           {"heads", name_of<HeadReduction>(kHeads, tokens.heads)},
           {"pool", tokens.pool},
           {"recency_mix", tokens.recency_mix},
+          {"quota", tokens.quota},
           {"scorer_file", scorer_file_to_json(tokens.scorer_file)},
           {"seed", tokens.seed},
           {"protect_head", tokens.protect_head},

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "sparsity/head_scorer.h"
 #include "sparsity/learned_scorer.h"
 #include "sparsity/token_pruner.h"
 
@@ -18,7 +19,11 @@ std::int64_t token_count(std::span<float> scores) { return static_cast<std::int6
 class AttentionScorer final : public Scorer {
  public:
   AttentionScorer(const TokenPolicy& policy, Backend& backend)
-      : window_(policy.window), pool_(policy.pool), heads_(policy.heads), backend_(backend) {}
+      : window_(policy.window),
+        pool_(policy.pool),
+        queries_(policy.queries),
+        heads_(policy.heads),
+        backend_(backend) {}
 
   bool needs_hidden() const override { return false; }
 
@@ -32,6 +37,7 @@ class AttentionScorer final : public Scorer {
     backend_.window_scores({.q = input.q.slice(tokens - window, window),
                             .kv = input.kv,
                             .scale = input.attention_scale,
+                            .queries = queries_,
                             .reduction = heads_,
                             .scores = row_scores});
     std::copy(row_scores.begin() + earlier, row_scores.end(), scores.begin());
@@ -40,6 +46,7 @@ class AttentionScorer final : public Scorer {
 
  private:
   std::int64_t window_, pool_;
+  QueryReduction queries_;
   HeadReduction heads_;
   Backend& backend_;
 };
@@ -100,6 +107,8 @@ class RecencyMixer final : public Scorer {
  public:
   RecencyMixer(std::unique_ptr<Scorer> scorer, double mix) : scorer_(std::move(scorer)), mix_(mix) {}
   bool needs_hidden() const override { return scorer_->needs_hidden(); }
+  bool watches(std::int64_t layer) const override { return scorer_->watches(layer); }
+  void watch(std::int64_t layer, const ScorerInput& input) override { scorer_->watch(layer, input); }
   void score(const ScorerInput& input, std::span<float> scores) override {
     scorer_->score(input, scores);
     mix_recency(scores, mix_);
@@ -110,10 +119,18 @@ class RecencyMixer final : public Scorer {
   double mix_;
 };
 
+std::unique_ptr<Scorer> make_attention_scorer(const TokenPolicy& policy, Backend& backend) {
+  auto all_heads = std::make_unique<AttentionScorer>(policy, backend);
+  const bool names_heads = std::any_of(policy.stages.begin(), policy.stages.end(),
+                                       [](const Stage& stage) { return !stage.heads.empty(); });
+  if (!names_heads) return all_heads;
+  return make_head_scorer(policy, std::move(all_heads), backend);
+}
+
 std::unique_ptr<Scorer> make_plain_scorer(const TokenPolicy& policy, std::int64_t model_dim,
                                           Backend& backend) {
   switch (policy.scorer) {
-    case ScorerKind::kAttention: return std::make_unique<AttentionScorer>(policy, backend);
+    case ScorerKind::kAttention: return make_attention_scorer(policy, backend);
     case ScorerKind::kRecency: return std::make_unique<RecencyScorer>();
     case ScorerKind::kRandom: return std::make_unique<RandomScorer>(policy.seed);
     case ScorerKind::kNorm: return std::make_unique<NormScorer>(backend);

@@ -13,8 +13,8 @@ namespace winnow {
 
 // What a scorer may look at. Tokens are the current ones of this turn, in order.
 struct ScorerInput {
-  std::int64_t layer = 0;                   // the stage's layer
-  std::span<const std::int32_t> positions;  // [tokens] places in the prompt
+  std::int64_t layer = 0;                   // the stage's layer: one behind that of kv and q
+  std::span<const std::int32_t> positions;  // [tokens] places in the conversation, ascending
   const LayerKv* kv = nullptr;  // cache of layer - 1; its last `tokens` rows are the current tokens
   MatrixView q;                 // [tokens, q_dim] rotated queries of layer - 1
   float attention_scale = 1.0f;
@@ -27,6 +27,10 @@ class Scorer {
   // True: scores depend on the stage's input hidden states. False: attention of the layer before suffices, so
   // dropped tokens need not even finish that layer.
   virtual bool needs_hidden() const = 0;
+  // Layers whose attention is to be shown, in ascending order and before a stage right behind them is scored.
+  virtual bool watches(std::int64_t) const { return false; }
+  // `input` is that layer's: its cache, its queries.
+  virtual void watch(std::int64_t, const ScorerInput&) {}
   // scores [tokens], higher is kept; also says how many tokens there are. May come out non-finite:
   // select_tokens() deals with it.
   virtual void score(const ScorerInput& input, std::span<float> scores) = 0;

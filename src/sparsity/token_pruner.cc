@@ -19,19 +19,6 @@ namespace {
 constexpr double kRounding = 1e-9;
 constexpr double kEqualScores = 1e-8;
 
-// The protected tokens: [0, head) and [tail, length).
-struct Ends {
-  std::int64_t head, tail;
-};
-
-Ends protected_ends(std::int64_t length, const TokenPolicy& policy) {
-  const auto share =
-      static_cast<std::int64_t>(std::floor(policy.protect_tail_share * static_cast<double>(length)));
-  const std::int64_t head = std::min(policy.protect_head, length);
-  const std::int64_t tail = std::min(std::max(policy.protect_tail_min, share), length - head);
-  return {head, length - tail};
-}
-
 std::string utc_now() {
   using namespace std::chrono;
   const auto since_epoch = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
@@ -40,7 +27,8 @@ std::string utc_now() {
 }
 
 // The tokens of [ends.head, ends.tail), most salient first; of equal ones the later first.
-std::vector<std::int64_t> by_saliency(std::span<const float> scores, const Ends& ends, bool by_recency) {
+std::vector<std::int64_t> by_saliency(std::span<const float> scores, const ProtectedEnds& ends,
+                                      bool by_recency) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(ends.tail - ends.head));
   std::iota(order.rbegin(), order.rend(), ends.head);
   if (!by_recency) {
@@ -54,7 +42,7 @@ std::vector<std::int64_t> by_saliency(std::span<const float> scores, const Ends&
 // others.
 template <class Mass>
 std::int64_t mass_count(std::int64_t length, double top_p, std::span<const std::int64_t> order,
-                        const Ends& ends, Mass mass) {
+                        const ProtectedEnds& ends, Mass mass) {
   double held = 0.0;
   for (std::int64_t i = 0; i < ends.head; ++i) held += mass(i);
   for (std::int64_t i = ends.tail; i < length; ++i) held += mass(i);
@@ -65,6 +53,18 @@ std::int64_t mass_count(std::int64_t length, double top_p, std::span<const std::
   std::size_t added = 0;
   while (added < order.size() && held < wanted) held += mass(order[added++]);
   return std::max<std::int64_t>(length - static_cast<std::int64_t>(order.size() - added), 1);
+}
+
+// `count` of the tokens in `order`: its first for the quota, and then the latest that are left.
+std::vector<std::int64_t> chosen_tokens(std::span<const std::int64_t> order, std::int64_t count,
+                                        double quota) {
+  const auto by_score =
+      std::min(count, static_cast<std::int64_t>(std::floor(static_cast<double>(count) * quota + kRounding)));
+  std::vector<std::int64_t> chosen(order.begin(), order.begin() + by_score);
+  std::vector<std::int64_t> left(order.begin() + by_score, order.end());
+  std::nth_element(left.begin(), left.begin() + (count - by_score), left.end(), std::greater<>());
+  chosen.insert(chosen.end(), left.begin(), left.begin() + (count - by_score));
+  return chosen;
 }
 
 bool any_positive(std::span<const float> scores) {
@@ -108,8 +108,16 @@ nlohmann::json to_json(const StageRecord& record) {
           {"scoring_ms", record.scoring_ms}};
 }
 
+ProtectedEnds protected_ends(std::int64_t length, const TokenPolicy& policy) {
+  const auto share =
+      static_cast<std::int64_t>(std::floor(policy.protect_tail_share * static_cast<double>(length)));
+  const std::int64_t head = std::min(policy.protect_head, length);
+  const std::int64_t tail = std::min(std::max(policy.protect_tail_min, share), length - head);
+  return {head, length - tail};
+}
+
 std::int64_t protected_count(std::int64_t length, const TokenPolicy& policy) {
-  const Ends ends = protected_ends(length, policy);
+  const ProtectedEnds ends = protected_ends(length, policy);
   return length - (ends.tail - ends.head);
 }
 
@@ -168,7 +176,7 @@ std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Sta
                                         const TokenPolicy& policy, StageRecord& record) {
   const auto length = static_cast<std::int64_t>(scores.size());
   check(length >= 1, "select_tokens: there are tokens");
-  const Ends ends = protected_ends(length, policy);
+  const ProtectedEnds ends = protected_ends(length, policy);
   const bool fallback = degenerate(scores) || (stage.top_p && !any_positive(scores));
   const std::vector<std::int64_t> order = by_saliency(scores, ends, fallback);
   const auto mass = [&](std::int64_t i) { return fallback ? 1.0 : std::max(0.0, double{scores[i]}); };
@@ -177,7 +185,7 @@ std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Sta
 
   const auto unprotected = static_cast<std::int64_t>(order.size());
   const std::int64_t chosen = std::min(unprotected, keep_k - (length - unprotected));
-  std::vector<std::int64_t> kept(order.begin(), order.begin() + chosen);
+  std::vector<std::int64_t> kept = chosen_tokens(order, chosen, policy.quota);
   for (std::int64_t i = 0; i < ends.head; ++i) kept.push_back(i);
   for (std::int64_t i = ends.tail; i < length; ++i) kept.push_back(i);
   std::sort(kept.begin(), kept.end());

@@ -29,6 +29,12 @@ std::int64_t keep_count(std::int64_t length, double keep, const TokenPolicy& pol
 // First and last tokens that always stay, at most `length`.
 std::int64_t protected_count(std::int64_t length, const TokenPolicy& policy);
 
+// The protected tokens: [0, head) and [tail, length).
+struct ProtectedEnds {
+  std::int64_t head, tail;
+};
+ProtectedEnds protected_ends(std::int64_t length, const TokenPolicy& policy);
+
 // Any non-finite score, all zero, or max - min < 1e-8 * max(|max|, |min|).
 bool degenerate(std::span<const float> scores);
 
@@ -43,7 +49,8 @@ void mix_recency(std::span<float> scores, double mix);
 
 // Indices (ascending) that a stage keeps of scores.size() >= 1 tokens, and the record but for
 // cumulative_ratio and scoring_ms. Protected tokens and those of the highest scores stay; of equal scores the
-// later wins. Degenerate scores fall back to recency.
+// later wins. With a quota below 1, only that share of the unprotected tokens that stay (rounded down) goes
+// by score; the others are the latest that are left. Degenerate scores fall back to recency.
 //
 // A top_p stage keeps the smallest such set whose scores hold top_p of the sum over all current tokens;
 // negative scores count as 0. Without any positive score it falls back too, and every token weighs the same.

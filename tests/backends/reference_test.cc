@@ -205,6 +205,26 @@ TEST_F(Reference, WindowScoresReduceOverHeadsAfterTheMeanOverQueries) {
   expect_close(scores, std::vector<float>{0.5f, 0.5f}, kTight);
 }
 
+TEST_F(Reference, WindowScoresOfChosenHeadsAndTheMaximumOverQueries) {
+  const HeadShape shape{2, 1, 1};
+  LayerKv kv = make_kv(*backend_, shape, 2);
+  const RopeTable rope;
+  append(*backend_, kv, rope, shape, std::vector<float>{0, 0, 0, 0, 0, 0, 1, 0}, 0);  // keys 0 and 1
+  const TestMatrix q = matrix(2, 2, std::vector<float>{0.0f, 5.0f, 1.0f, -1.0f});
+  const std::int32_t second[] = {1}, both[] = {1, 0};
+  std::vector<float> scores(2), each(4);
+  WindowScoresParams params{
+      .q = q.view(), .kv = &kv, .heads = second, .queries = QueryReduction::kMax, .scores = scores};
+  backend_->window_scores(params);  // the query at row 0 sees that row alone
+  expect_close(scores, std::vector<float>{1.0f, 0.2689414f}, kTight);
+  params.queries = QueryReduction::kMean;
+  params.heads = both;
+  params.per_head = true;
+  params.scores = each;
+  backend_->window_scores(params);
+  expect_close(each, std::vector<float>{0.8655293f, 0.1344707f, 0.6344707f, 0.3655293f}, kTight);
+}
+
 TEST(ReferenceBf16, RoundsWeightsCachesAndOutputsOnStore) {
   const auto backend = make_reference_backend(Precision::kBF16);
   EXPECT_EQ(backend->compute_dtype(), DType::kBF16);

@@ -12,6 +12,9 @@ struct WindowCase {
   HeadShape shape;
   std::int64_t rows, window;
   HeadReduction reduction;
+  std::vector<std::int32_t> heads = {};  // asked; empty: all
+  QueryReduction queries = QueryReduction::kMean;
+  bool per_head = false;
 };
 
 class Problem {
@@ -33,7 +36,8 @@ class Problem {
     const auto expected =
         run([&](const WindowScoresParams& p) { reference_->window_scores(p); }, reference_cache_.kv);
     const double total = std::accumulate(expected.begin(), expected.end(), 0.0);
-    if (case_.reduction == HeadReduction::kMean) {
+    if (case_.reduction == HeadReduction::kMean && !case_.per_head &&
+        case_.queries == QueryReduction::kMean) {
       EXPECT_NEAR(total, 1.0, 1e-4);
     } else {
       EXPECT_GT(total, 1.0 - 1e-4);
@@ -63,11 +67,15 @@ class Problem {
  private:
   template <class Score>
   std::vector<float> run(Score score, const LayerKv& kv) {
-    std::vector<float> scores(static_cast<std::size_t>(case_.rows), -1.0f);
+    const std::int64_t asked = case_.heads.empty() ? case_.shape.heads : std::ssize(case_.heads);
+    std::vector<float> scores(static_cast<std::size_t>(case_.rows * (case_.per_head ? asked : 1)), -1.0f);
     score(WindowScoresParams{.q = q_.view(),
                              .kv = &kv,
                              .scale = 1.0f / std::sqrt(static_cast<float>(case_.shape.head_dim)),
+                             .heads = case_.heads,
+                             .queries = case_.queries,
                              .reduction = case_.reduction,
+                             .per_head = case_.per_head,
                              .scores = scores});
     return scores;
   }
@@ -115,10 +123,25 @@ TEST_P(WindowScores, EveryNumberOfRows) {
   }
 }
 
+TEST_P(WindowScores, HeadsAskedMaximumOverQueriesAndScoresOfEachHead) {
+  using Heads = std::vector<std::int32_t>;
+  for (const Heads& heads : {Heads{}, Heads{8}, Heads{7, 2, 7}}) {
+    for (const QueryReduction queries : {QueryReduction::kMean, QueryReduction::kMax}) {
+      for (const bool per_head : {false, true}) {
+        for (const auto& [rows, window] : {std::pair{1, 1}, {70, 7}, {141, 64}}) {
+          Problem(precision(), {{9, 3, 64}, rows, window, reduction(), heads, queries, per_head}).compare();
+        }
+      }
+    }
+  }
+}
+
 TEST_P(WindowScores, PortableKernelsOnEveryTarget) {
   for (const std::int64_t head_dim : {1, 7, 20, 64}) {
     SCOPED_TRACE(head_dim);
     Problem(precision(), {{9, 3, head_dim}, 141, 33, reduction()}).compare_on_all_targets();
+    Problem(precision(), {{9, 3, head_dim}, 141, 33, reduction(), {4, 1}, QueryReduction::kMax})
+        .compare_on_all_targets();
   }
 }
 

@@ -216,6 +216,30 @@ TEST(Pruning, BothBackendsKeepTheSameTokens) {
   }
 }
 
+TEST(Pruning, StagesAskHeadsOfEarlierLayers) {
+  const auto tokens = some_tokens(150);
+  Policy policy = staged(ScorerKind::kAttention, 0.6);
+  policy.tokens.stages[0].heads = {{1, 0}};
+  policy.tokens.stages[1].heads = {{3, 1}, {0, 1}};
+  policy.tokens.quota = 0.7;
+  std::vector<std::vector<std::int32_t>> kept;
+  for (const char* device : {"reference", "cpu"}) {
+    Session session(engine("tiny-llama", device));
+    logits_after(session, tokens, policy);
+    ASSERT_EQ(session.stages().size(), 2u);
+    for (const StageRecord& stage : session.stages()) EXPECT_FALSE(stage.fallback_applied);
+    const auto positions = session.cached_positions(5);
+    kept.emplace_back(positions.begin(), positions.end());
+  }
+  EXPECT_EQ(kept[0], kept[1]);
+  policy.tokens.stages[1].heads = {{3, 1}};
+  Session session(engine());
+  logits_after(session, tokens, policy);
+  const auto positions = session.cached_positions(5);
+  EXPECT_NE(kept[1], std::vector<std::int32_t>(positions.begin(), positions.end()))
+      << "the head of layer 0 had a say";
+}
+
 TEST(Pruning, TheLastTokenCannotBeLeftUnprotected) {
   Policy policy = staged(ScorerKind::kRandom, 0.5);
   policy.tokens.protect_tail_min = 0;

@@ -19,8 +19,8 @@ constexpr const char* kFull = R"({
   "version": 1,
   "model": {"name": "m", "layers": 30, "shape_hash": "0123"},
   "tokens": {"stages": [{"layer": 3, "keep": 0.5}, {"layer": 16, "top_p": 0.9}],
-             "scorer": "learned", "window": 32, "heads": "mean", "pool": 3, "recency_mix": 0.25,
-             "scorer_file": "sub/../s.safetensors", "seed": 18446744073709551615,
+             "scorer": "learned", "window": 32, "queries": "max", "heads": "mean", "pool": 3, "recency_mix": 0.25,
+             "quota": 0.6, "scorer_file": "sub/../s.safetensors", "seed": 18446744073709551615,
              "protect_head": 1, "protect_tail": {"min": 2, "share": 0.05},
              "positions": "compact", "kv": "final"},
   "attention": {"selector": "antidiagonal", "stride": 4, "thresholds": 0.9},
@@ -42,9 +42,11 @@ TEST(PolicyFromJson, ReadsEveryKey) {
   EXPECT_EQ(tokens.stages[1].top_p, 0.9);
   EXPECT_EQ(tokens.scorer, ScorerKind::kLearned);
   EXPECT_EQ(tokens.window, 32);
+  EXPECT_EQ(tokens.queries, QueryReduction::kMax);
   EXPECT_EQ(tokens.heads, HeadReduction::kMean);
   EXPECT_EQ(tokens.pool, 3);
   EXPECT_EQ(tokens.recency_mix, 0.25);
+  EXPECT_EQ(tokens.quota, 0.6);
   EXPECT_EQ(tokens.scorer_file, "some/s.safetensors") << "relative to the policy file";
   EXPECT_EQ(tokens.seed, std::numeric_limits<std::uint64_t>::max());
   EXPECT_EQ(tokens.protect_head, 1);
@@ -60,9 +62,11 @@ TEST(PolicyFromJson, DefaultsAreThoseOfTheDesign) {
   EXPECT_TRUE(policy.dense());
   EXPECT_EQ(policy_to_json(policy), policy_to_json(Policy{}));
   const Json tokens = policy_to_json(policy).at("tokens");
-  EXPECT_EQ(tokens,
-            Json::parse(R"({"stages": [], "scorer": "attention", "window": 64, "heads": "max", "pool": 7,
-      "recency_mix": 0.0, "scorer_file": null, "seed": 0, "protect_head": 4,
+  EXPECT_EQ(
+      tokens,
+      Json::parse(
+          R"({"stages": [], "scorer": "attention", "window": 64, "queries": "mean", "heads": "max", "pool": 7,
+      "recency_mix": 0.0, "quota": 1.0, "scorer_file": null, "seed": 0, "protect_head": 4,
       "protect_tail": {"min": 16, "share": 0.1}, "positions": "original", "kv": "own"})"));
 }
 
@@ -72,8 +76,19 @@ TEST(PolicyFromJson, AnAbsoluteScorerFileStays) {
   EXPECT_EQ(policy.tokens.scorer_file, "/x/s.safetensors");
 }
 
+constexpr const char* kHeads = R"({"version": 1, "tokens": {"stages": [
+  {"layer": 8, "keep": 0.5, "heads": [[7, 7]]}, {"layer": 13, "keep": 0.5}, {"layer": 18, "top_p": 0.5, "heads": [[17, 2], [7, 7]]}]}})";
+
+TEST(PolicyFromJson, StagesNameTheHeadsTheyAsk) {
+  const std::vector<Stage> stages = read(kHeads).tokens.stages;
+  ASSERT_EQ(stages.size(), 3u);
+  EXPECT_EQ(stages[0].heads, (std::vector<AskedHead>{{7, 7}}));
+  EXPECT_TRUE(stages[1].heads.empty());
+  EXPECT_EQ(stages[2].heads, (std::vector<AskedHead>{{17, 2}, {7, 7}}));
+}
+
 TEST(PolicyToJson, RoundTrips) {
-  for (const char* text : {kFull, R"({"version": 1})"}) {
+  for (const char* text : {kFull, kHeads, R"({"version": 1})"}) {
     const Json written = policy_to_json(read(text));
     EXPECT_EQ(policy_to_json(policy_from_json(written, "elsewhere/q.json")), written)
         << "wherever it is saved";
@@ -128,6 +143,23 @@ TEST(PolicyFromJson, VersionsAndShapes) {
        {"measured.text_sha256: found 1, expected a string"}},
   };
   for (const BadJson& c : cases) expect_refused(c);
+}
+
+TEST(PolicyFromJson, HeadsAsked) {
+  const auto with = [](const std::string& heads, const std::string& rest = "") {
+    return R"({"version": 1, "tokens": {"stages": [{"layer": 4, "keep": 1, "heads": )" + heads + "}]" + rest +
+           "}}";
+  };
+  const std::string path = "tokens.stages[0].heads", list = "expected a list of [layer, head]";
+  for (const char* heads : {"[]", "7", "[7]", "[[1]]", "[[1, 2, 3]]", "[[1, -1]]", "[[1, 0.5]]",
+                            "[[1, 2], [1, 2]]", "[[1, 99999999999]]", "[[\"1\", 2]]"}) {
+    expect_refused({with(heads).c_str(), {path.c_str(), list.c_str()}});
+  }
+  expect_refused({with("[[4, 0]]").c_str(), {path.c_str(), "[4, 0] is asked", "before layer 4"}});
+  expect_refused({with("[[1, 2]]", R"(, "scorer": "recency")").c_str(),
+                  {"tokens.scorer: is recency, but a stage names heads"}});
+  expect_refused({R"({"version": 1, "tokens": {"quota": 1.5}})", {"tokens.quota: found 1.5"}});
+  expect_refused({R"({"version": 1, "tokens": {"queries": "sum"}})", {"tokens.queries", "one of mean, max"}});
 }
 
 TEST(PolicyFromJson, Stages) {

@@ -231,12 +231,12 @@ TEST(CheckPolicy, NamesFoundAndExpected) {
 TEST(CheckPolicy, StagesLieInsideTheModel) {
   for (const std::int64_t layer : {-1, 0, 28, 29}) {
     Policy policy;
-    policy.tokens.stages = {{layer, 0.5, std::nullopt}};
+    policy.tokens.stages = {{layer, 0.5, std::nullopt, {}}};
     expect_error(ErrorCode::kBadArgument, "a stage lies in 1..27",
                  [&] { check_policy(policy, model_of(28), "p.json"); });
   }
   Policy policy;
-  policy.tokens.stages = {{1, 0.5, std::nullopt}, {27, 0.5, std::nullopt}};
+  policy.tokens.stages = {{1, 0.5, std::nullopt, {}}, {27, 0.5, std::nullopt, {}}};
   EXPECT_NO_THROW(check_policy(policy, model_of(28), "p.json"));
 }
 

@@ -135,6 +135,69 @@ TEST(AttentionScorer, PoolsThisTurnsTokensOnly) {
   EXPECT_EQ(score(*make_scorer(policy, kModelDim, *backend), turns.input(), 7), expected);
 }
 
+// [head][7] what the last queries of one head pay, pooled over 3, over its highest score among tokens 1..4.
+std::vector<std::vector<float>> scaled_heads(Backend& backend, const TwoTurns& turns) {
+  const ScorerInput input = turns.input();
+  const auto rows = static_cast<std::size_t>(input.kv->rows);
+  std::vector<std::vector<float>> result;
+  for (const std::int32_t head : {0, 1}) {
+    std::vector<float> all(rows);
+    backend.window_scores({.q = input.q.slice(4, 3),
+                           .kv = input.kv,
+                           .scale = input.attention_scale,
+                           .heads = std::span(&head, 1),
+                           .queries = QueryReduction::kMax,
+                           .scores = all});
+    std::vector<float> own(all.end() - 7, all.end());
+    max_pool(own, 3);
+    const float highest = *std::max_element(own.begin() + 1, own.begin() + 5);
+    for (float& score : own) score /= highest;
+    result.push_back(own);
+  }
+  return result;
+}
+
+TEST(HeadScorer, AsksTheStagesHeadsAndKeepsWhatEarlierLayersSaid) {
+  for (const auto& backend : all_backends()) {
+    SCOPED_TRACE(backend->description());
+    const TwoTurns turns(*backend, 5, 7);
+    TokenPolicy policy = policy_with(ScorerKind::kAttention);
+    policy.queries = QueryReduction::kMax;
+    policy.window = 3;
+    policy.pool = 3;
+    policy.protect_head = 1;
+    policy.protect_tail_min = 2;
+    policy.protect_tail_share = 0.0;
+    policy.stages = {{.layer = 4, .heads = {{3, 1}}}, {.layer = 6, .heads = {{5, 0}, {3, 1}}}, {.layer = 9}};
+    const auto scorer = make_scorer(policy, kModelDim, *backend);
+    EXPECT_FALSE(scorer->needs_hidden());
+    for (std::int64_t layer = 0; layer < 10; ++layer)
+      EXPECT_EQ(scorer->watches(layer), layer == 3 || layer == 5) << layer;
+
+    const auto heads = scaled_heads(*backend, turns);
+    scorer->watch(3, turns.input());
+    EXPECT_EQ(score(*scorer, turns.input(), 7), heads[1]);
+
+    // Two tokens have gone; the later layer is shown the others only, whose queries are the last ones.
+    ScorerInput later = turns.input();
+    const auto left = std::span(later.positions).last(5);
+    later.positions = left;
+    later.q = later.q.slice(2, 5);
+    later.layer = 6;
+    scorer->watch(5, later);
+    const std::vector<float> found = score(*scorer, later, 5);
+    for (std::size_t i = 0; i < 5; ++i) EXPECT_GE(found[i], heads[1][i + 2]) << "kept from layer 3";
+    EXPECT_NE(found, std::vector<float>(heads[1].begin() + 2, heads[1].end()));
+
+    ScorerInput last = turns.input();
+    last.layer = 9;
+    TokenPolicy plain = policy;
+    plain.stages.clear();
+    EXPECT_EQ(score(*scorer, last, 7), score(*make_scorer(plain, kModelDim, *backend), last, 7))
+        << "a stage without heads asks them all";
+  }
+}
+
 TEST(RecencyScorer, LaterIsHigher) {
   const auto backend = make_reference_backend(Precision::kF32);
   const auto scorer = make_scorer(policy_with(ScorerKind::kRecency), kModelDim, *backend);

@@ -85,6 +85,22 @@ TEST(KeepCount, ProtectionFollowsTheCurrentLength) {
   EXPECT_EQ(protected_count(10, protecting(1'000'000'000, 1'000'000'000, 1.0)), 10);
 }
 
+TEST(SelectTokens, AQuotaGoesByScoreAndTheRestAreTheLatest) {
+  TokenPolicy policy = protecting(1, 1, 0.0);
+  const std::vector<float> scores = {0, 9, 8, 7, 1, 2, 3, 4, 0.5f, 0};
+  const auto kept = [&](double quota) {
+    policy.quota = quota;
+    return select(scores, keep(0.6), policy).kept;  // 4 besides the first and the last
+  };
+  EXPECT_EQ(kept(1.0), (std::vector<std::int64_t>{0, 1, 2, 3, 7, 9}));
+  EXPECT_EQ(kept(0.5), (std::vector<std::int64_t>{0, 1, 2, 7, 8, 9}));
+  EXPECT_EQ(kept(0.74), kept(0.5)) << "rounded down";
+  EXPECT_EQ(kept(0.25), (std::vector<std::int64_t>{0, 1, 6, 7, 8, 9}));
+  EXPECT_EQ(kept(0.0), (std::vector<std::int64_t>{0, 5, 6, 7, 8, 9}));
+  policy.quota = 0.5;
+  EXPECT_EQ(select(std::vector<float>(10, 0.0f), keep(0.6), policy).kept, head_and_last(10, 1, 6));
+}
+
 TEST(Degenerate, ByTheDefinition) {
   const auto is_degenerate = [](std::vector<float> scores) { return degenerate(scores); };
   EXPECT_TRUE(is_degenerate({0, 0, 0}));

@@ -78,7 +78,7 @@ void attention(const AttentionParams& params, const TileKernels& kernels, int th
 
 namespace {
 
-// Adds the softmax of one head's window queries, averaged over the window, to scores[0..rows).
+// The softmax of one head's window queries, their mean or maximum, into scores[0..rows), which are zeros.
 void add_window_attention(const WindowScoresParams& params, const CacheHeads& heads,
                           const TileKernels& kernels, std::int64_t head, float* s, std::int64_t s_stride,
                           std::byte* tile, float* scores) {
@@ -92,9 +92,27 @@ void add_window_attention(const WindowScoresParams& params, const CacheHeads& he
     kernels.scores(tile, heads.keys(*params.kv, kv_head), heads.padded_dim, (rows + 31) / 32 * 32, s,
                    s_stride);
     for (std::int64_t i = 0; i < count; ++i) {
-      add_softmax(s + i * s_stride, rows - window + begin + i + 1, params.scale,
-                  1.0f / static_cast<float>(window), scores);
+      const std::int64_t seen = rows - window + begin + i + 1;
+      if (params.queries == QueryReduction::kMax) {
+        max_softmax(s + i * s_stride, seen, params.scale, scores);
+      } else {
+        add_softmax(s + i * s_stride, seen, params.scale, 1.0f / static_cast<float>(window), scores);
+      }
     }
+  }
+}
+
+// per_head [asked, rows] -> scores [rows].
+void reduce_heads(const float* per_head, std::int64_t asked, HeadReduction reduction,
+                  std::span<float> scores) {
+  const auto rows = static_cast<std::int64_t>(scores.size());
+  for (std::int64_t row = 0; row < rows; ++row) {
+    float reduced = per_head[row];
+    for (std::int64_t head = 1; head < asked; ++head) {
+      const float score = per_head[head * rows + row];
+      reduced = reduction == HeadReduction::kMax ? std::max(reduced, score) : reduced + score;
+    }
+    scores[row] = reduction == HeadReduction::kMax ? reduced : reduced / static_cast<float>(asked);
   }
 }
 
@@ -103,30 +121,28 @@ void add_window_attention(const WindowScoresParams& params, const CacheHeads& he
 void window_scores(const WindowScoresParams& params, const TileKernels& kernels, int threads) {
   const CacheHeads heads(params.q.cols, *params.kv, kernels);
   const std::int64_t rows = params.kv->rows;
+  const std::int64_t asked = params.heads.empty() ? heads.heads : std::ssize(params.heads);
   check(params.q.rows > 0 && params.q.rows <= rows, "window_scores: the window does not fit the cache");
-  check(static_cast<std::int64_t>(params.scores.size()) == rows, "window_scores: one score a row");
+  check(std::ssize(params.scores) == rows * (params.per_head ? asked : 1), "window_scores: one score a row");
+  for (const std::int32_t head : params.heads) {
+    check(head >= 0 && head < heads.heads, "window_scores: a head of the model");
+  }
   const std::int64_t stride = (rows + 31) / 32 * 32;
-  const Buffer per_head = Buffer::host(heads.heads * rows * 4);
+  Buffer unreduced;
+  if (!params.per_head) unreduced = Buffer::host(asked * rows * 4);
+  float* per_head = params.per_head ? params.scores.data() : unreduced.as<float>();
   std::vector<Buffer> s, tile;
   for (int t = 0; t < threads; ++t) {
     s.push_back(Buffer::host(kTileQueries * stride * 4));
     tile.push_back(Buffer::host(kTileQueries * heads.padded_dim * heads.element_bytes));
   }
-  parallel_tasks(threads, heads.heads, kernels, [&](std::int64_t head, int thread) {
-    float* scores = per_head.as<float>() + head * rows;
+  parallel_tasks(threads, asked, kernels, [&](std::int64_t i, int thread) {
+    float* scores = per_head + i * rows;
     std::fill_n(scores, rows, 0.0f);
-    add_window_attention(params, heads, kernels, head, s[thread].as<float>(), stride, tile[thread].as<>(),
-                         scores);
+    add_window_attention(params, heads, kernels, params.heads.empty() ? i : params.heads[i],
+                         s[thread].as<float>(), stride, tile[thread].as<>(), scores);
   });
-  for (std::int64_t row = 0; row < rows; ++row) {
-    float reduced = per_head.as<float>()[row];
-    for (std::int64_t head = 1; head < heads.heads; ++head) {
-      const float score = per_head.as<float>()[head * rows + row];
-      reduced = params.reduction == HeadReduction::kMax ? std::max(reduced, score) : reduced + score;
-    }
-    params.scores[row] =
-        params.reduction == HeadReduction::kMax ? reduced : reduced / static_cast<float>(heads.heads);
-  }
+  if (!params.per_head) reduce_heads(per_head, asked, params.reduction, params.scores);
 }
 
 }  // namespace winnow::cpu

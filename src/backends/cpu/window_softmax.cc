@@ -14,7 +14,8 @@ namespace winnow::cpu::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-void add_softmax_simd(float* s, std::int64_t count, float scale, float weight, float* scores) {
+// s becomes exp(s * scale - max); returns their sum.
+float exponentials(float* s, std::int64_t count, float scale) {
   const hn::CappedTag<float, 16> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   // Past the end: -inf, whose exponential is 0.
@@ -28,13 +29,31 @@ void add_softmax_simd(float* s, std::int64_t count, float scale, float weight, f
     sum = hn::Add(sum, p);
     hn::StoreU(p, d, s + i);
   }
-  const float factor = weight / hn::GetLane(hn::SumOfLanes(d, sum));
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+void add_softmax_simd(float* s, std::int64_t count, float scale, float weight, float* scores) {
+  const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const float factor = weight / exponentials(s, count, scale);
   const auto vfactor = hn::Set(d, factor);
   std::int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
     hn::StoreU(hn::MulAdd(hn::LoadU(d, s + i), vfactor, hn::LoadU(d, scores + i)), d, scores + i);
   }
   for (; i < count; ++i) scores[i] += s[i] * factor;
+}
+
+void max_softmax_simd(float* s, std::int64_t count, float scale, float* scores) {
+  const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const float factor = 1.0f / exponentials(s, count, scale);
+  const auto vfactor = hn::Set(d, factor);
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    hn::StoreU(hn::Max(hn::Mul(hn::LoadU(d, s + i), vfactor), hn::LoadU(d, scores + i)), d, scores + i);
+  }
+  for (; i < count; ++i) scores[i] = HWY_MAX(scores[i], s[i] * factor);
 }
 
 }  // namespace
@@ -44,8 +63,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace winnow::cpu {
 HWY_EXPORT(add_softmax_simd);
+HWY_EXPORT(max_softmax_simd);
 void add_softmax(float* s, std::int64_t count, float scale, float weight, float* scores) {
   HWY_DYNAMIC_DISPATCH(add_softmax_simd)(s, count, scale, weight, scores);
+}
+void max_softmax(float* s, std::int64_t count, float scale, float* scores) {
+  HWY_DYNAMIC_DISPATCH(max_softmax_simd)(s, count, scale, scores);
 }
 }  // namespace winnow::cpu
 #endif

@@ -7,5 +7,7 @@ namespace winnow::cpu {
 // scores[i] += weight * softmax(s * scale)[i] for i < count. Overwrites s, which is readable up to the next
 // multiple of 16.
 void add_softmax(float* s, std::int64_t count, float scale, float weight, float* scores);
+// scores[i] = max(scores[i], softmax(s * scale)[i]) for i < count; the same otherwise.
+void max_softmax(float* s, std::int64_t count, float scale, float* scores);
 
 }  // namespace winnow::cpu

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 #include "backends/reference/cache_rows.h"
@@ -173,27 +174,53 @@ void attention(const AttentionParams& params) {
   }
 }
 
+namespace {
+
+// [kv rows] what the window's queries pay, mean or maximum over them.
+Vector head_window_scores(const WindowScoresParams& params, std::int64_t head, std::int64_t heads) {
+  const LayerKv& kv = *params.kv;
+  const std::int64_t window = params.q.rows;
+  const auto keys = cached_rows(kv, kv.k, params.q.dtype, head / (heads / kv.kv_heads), kv.rows);
+  Vector scores(static_cast<std::size_t>(kv.rows), 0.0);
+  for (std::int64_t i = 0; i < window; ++i) {
+    const std::vector<double> q = get_row(params.q, i);
+    const auto p = probabilities(&q[head * kv.head_dim], keys, kv.rows - window + i, params.scale);
+    for (std::size_t j = 0; j < p.size(); ++j) {
+      scores[j] = params.queries == QueryReduction::kMax ? std::max(scores[j], p[j])
+                                                         : scores[j] + p[j] / static_cast<double>(window);
+    }
+  }
+  return scores;
+}
+
+}  // namespace
+
 void window_scores(const WindowScoresParams& params) {
   const LayerKv& kv = *params.kv;
   const std::int64_t heads = check_heads(params.q, kv), window = params.q.rows;
+  std::vector<std::int32_t> asked(params.heads.begin(), params.heads.end());
+  if (asked.empty()) {
+    asked.resize(static_cast<std::size_t>(heads));
+    std::iota(asked.begin(), asked.end(), 0);
+  }
   check(window >= 1 && window <= kv.rows, "window_scores: the window lies in the cache");
-  check(static_cast<std::int64_t>(params.scores.size()) == kv.rows,
+  check(std::ssize(params.scores) == kv.rows * (params.per_head ? std::ssize(asked) : 1),
         "window_scores: one score per cached row");
-  std::vector<double> scores(static_cast<std::size_t>(kv.rows), 0.0);
-  for (std::int64_t h = 0; h < heads; ++h) {
-    const auto keys = cached_rows(kv, kv.k, params.q.dtype, h / (heads / kv.kv_heads), kv.rows);
-    std::vector<double> head_scores(static_cast<std::size_t>(kv.rows), 0.0);  // mean over the queries
-    for (std::int64_t i = 0; i < window; ++i) {
-      const std::vector<double> q = get_row(params.q, i);
-      const auto p = probabilities(&q[h * kv.head_dim], keys, kv.rows - window + i, params.scale);
-      for (std::size_t j = 0; j < p.size(); ++j) head_scores[j] += p[j] / static_cast<double>(window);
-    }
+  Vector scores(static_cast<std::size_t>(kv.rows), 0.0);
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    check(asked[i] >= 0 && asked[i] < heads, "window_scores: a head of the model");
+    const Vector head_scores = head_window_scores(params, asked[i], heads);
     for (std::int64_t j = 0; j < kv.rows; ++j) {
-      const bool max = params.reduction == HeadReduction::kMax;
-      scores[j] =
-          max ? std::max(scores[j], head_scores[j]) : scores[j] + head_scores[j] / static_cast<double>(heads);
+      if (params.per_head) {
+        params.scores[static_cast<std::int64_t>(i) * kv.rows + j] = static_cast<float>(head_scores[j]);
+      } else if (params.reduction == HeadReduction::kMax) {
+        scores[j] = std::max(scores[j], head_scores[j]);
+      } else {
+        scores[j] += head_scores[j] / static_cast<double>(asked.size());
+      }
     }
   }
+  if (params.per_head) return;
   for (std::int64_t j = 0; j < kv.rows; ++j) params.scores[j] = static_cast<float>(scores[j]);
 }
 
