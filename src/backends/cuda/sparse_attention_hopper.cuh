@@ -1,0 +1,571 @@
+// The tensor-core kernel of attend_blocks(): a flash-attention loop over the listed key blocks of each query
+// tile.
+//
+// A block of threads is one producer warp and kWarpgroups consumer warpgroups of 64 queries each. It stays on
+// its SM and takes one tile (head, 64 * kWarpgroups queries) after the other from a list, longest first.
+//   producer: reads the plan's bits from the highest down and gathers kKeys keys and values a step with the
+//   copy
+//     engine, a slice of min(k_block, kKeys) rows at a time from anywhere in the cache; so a step is full
+//     whatever k_block is, except a tile's first. It runs kStages steps ahead, also into the next tile.
+//   consumers: S = Q K^T and O += P V with wgmma, P in registers. While a warpgroup computes the softmax of
+//   step i
+//     its product P V of step i - 1 and the products of the other warpgroup keep the tensor cores busy (the
+//     schedule of FlashAttention-3, arXiv 2407.08608, section 3).
+// Mean correction is more steps, over the mean keys, with the listed blocks masked out; they come first. Then
+// come those that reach behind the tile's first query, whose elements right of the diagonal are masked. All
+// others run in a loop that knows nothing of masks.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "backends/cuda/hopper_memory.cuh"
+#include "backends/cuda/hopper_wgmma.cuh"
+
+namespace winnow::cuda::hopper {
+
+struct AttentionArgs {
+  CUtensorMap q, k, v, out, mean_k, mean_v;
+  const std::uint32_t* listed;
+  std::int64_t words;            // of a plan row
+  int plan_query_blocks;         // rows of words of a plan head
+  int heads, group, plan_group;  // query heads; of a kv head; of a plan head
+  int tiles, query_tiles;        // in all; of a head
+  int tiles_per_block;           // q_block / rows of a tile
+  int k_block, slice_rows;       // rows that are loaded at once: min(k_block, kKeys)
+  int queries;
+  const std::int32_t* query_rows;  // null: first_row + i
+  int first_row;
+  int means;         // mean keys; 0: no correction
+  float mean_bias;   // ln(k_block) / scale
+  float scale_log2;  // scale * log2(e)
+  int* next_tile;    // a counter that starts at 0
+  const std::int32_t* order;
+};
+
+template <int kHeadDim, int kConsumers>
+struct Shape {
+  static constexpr int kDim = kHeadDim, kWarpgroups = kConsumers;
+  static constexpr int kRows = 64 * kWarpgroups, kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kKeys = kWarpgroups == 1 || kDim > 128 ? 64 : 128;
+  static constexpr int kChunks = (kDim + 63) / 64;  // a tile in shared memory is chunks of 64 columns
+  static constexpr int kStages = 2;
+  static constexpr int kQueryBuffers = kDim > 128 ? 1 : 2;
+  static constexpr int kQueryBytes = 64 * 128 * kChunks;  // of one warpgroup
+  static constexpr int kKeyBytes = kKeys * 128 * kChunks;
+  static constexpr int kMaxSlices = kKeys / 16;
+  static constexpr int kBlocksPerSm = kWarpgroups == 1 && kDim <= 128 ? 2 : 1;
+  static constexpr bool kMovesRegisters = kWarpgroups == 2 || kBlocksPerSm == 2;  // else there are enough
+  static constexpr int kProducerRegisters = kWarpgroups == 1 ? 24 : 40, kConsumerRegisters = 232;
+};
+
+enum StepKind : int { kMasked, kMeans };
+
+struct StepInfo {
+  int kind;
+  int begin, end;           // kMeans: the first of the step's blocks, and the first that does not count
+  int rows[8];              // kMasked: the first cache row of each slice
+  std::uint32_t listed[4];  // kMeans: the plan's bits from `begin` on
+};
+struct TileInfo {
+  int steps;    // -1: no tile is left
+  int special;  // of these the first ones, but for step 0, that may be masked
+  int head, first_query;
+};
+
+template <class Shape>
+struct SharedMemory {
+  alignas(1024) std::uint8_t q[Shape::kQueryBuffers][Shape::kWarpgroups][Shape::kQueryBytes];
+  alignas(1024) std::uint8_t k[Shape::kStages][Shape::kKeyBytes];
+  alignas(1024) std::uint8_t v[Shape::kStages][Shape::kKeyBytes];
+  std::uint64_t q_full[Shape::kQueryBuffers], q_empty[Shape::kQueryBuffers];
+  std::uint64_t k_full[Shape::kStages], k_empty[Shape::kStages], v_full[Shape::kStages],
+      v_empty[Shape::kStages];
+  StepInfo steps[Shape::kStages];
+  TileInfo tiles[Shape::kQueryBuffers];
+};
+
+// A place in a ring of buffers.
+template <int kBuffers>
+struct Ring {
+  int index = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++index == kBuffers) {
+      index = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// The set bits of a plan row from the highest down, by a whole warp: lane i holds word i of 32.
+class ListedBlocks {
+ public:
+  __device__ ListedBlocks(const std::uint32_t* words, int count, int lane)
+      : words_(words), count_(count), lane_(lane), base_((count + 31) / 32 * 32) {}
+
+  __device__ int total() const {
+    int bits = 0;
+    for (int i = lane_; i < count_; i += 32) bits += __popc(words_[i]);
+    return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(bits)));
+  }
+  __device__ int next() {  // there is one more
+    while (bits_ == 0) {
+      while (full_ == 0) {
+        base_ -= 32;
+        word_ = base_ + lane_ < count_ ? words_[base_ + lane_] : 0;
+        full_ = __ballot_sync(0xffffffffu, word_ != 0);
+      }
+      at_ = 31 - __clz(full_);
+      full_ ^= 1u << at_;
+      bits_ = __shfl_sync(0xffffffffu, word_, at_);
+    }
+    const int bit = 31 - __clz(bits_);
+    bits_ ^= 1u << bit;
+    return (base_ + at_) * 32 + bit;
+  }
+
+ private:
+  const std::uint32_t* words_;
+  int count_, lane_, base_, at_ = 0;
+  std::uint32_t word_ = 0, full_ = 0, bits_ = 0;
+};
+
+// What of a tile is the same for all its steps.
+struct TilePlan {
+  int head, q_tile, first_row;
+  int slices;  // listed, of slice_rows each
+  int mean_blocks, mean_steps, list_steps, steps;
+  int special;  // steps that may be masked
+};
+
+template <class Shape>
+class Producer {
+ public:
+  __device__ Producer(const AttentionArgs& args, SharedMemory<Shape>& shared)
+      : args_(args), shared_(shared), lane_(static_cast<int>(threadIdx.x) % 32) {
+    step_slices_ = Shape::kKeys / args.slice_rows;
+    slices_per_block_ = args.k_block / args.slice_rows;
+    slice_ = lane_ / Shape::kChunks;
+    chunk_ = lane_ % Shape::kChunks;
+  }
+
+  __device__ void run() {
+    for (;;) {
+      int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
+      index = __shfl_sync(0xffffffffu, index, 0);
+      barrier_wait(&shared_.q_empty[q_.index], q_.parity ^ 1);
+      if (index >= args_.tiles) break;
+      load_tile(args_.order[index]);
+      q_.advance();
+    }
+    if (lane_ == 0) {
+      shared_.tiles[q_.index].steps = -1;
+      barrier_arrive(&shared_.q_full[q_.index]);
+    }
+  }
+
+ private:
+  __device__ void load_tile(int tile) {
+    TilePlan plan;
+    plan.head = tile / args_.query_tiles;
+    plan.q_tile = tile % args_.query_tiles;
+    const int first_query = plan.q_tile * Shape::kRows;
+    plan.first_row =
+        args_.query_rows != nullptr ? args_.query_rows[first_query] : args_.first_row + first_query;
+    const std::uint32_t* row =
+        args_.listed + (static_cast<std::int64_t>(plan.head / args_.plan_group) * args_.plan_query_blocks +
+                        plan.q_tile / args_.tiles_per_block) *
+                           args_.words;
+    ListedBlocks blocks(row, static_cast<int>(args_.words), lane_);
+    plan.slices = blocks.total() * slices_per_block_;
+    plan.list_steps = (plan.slices + step_slices_ - 1) / step_slices_;
+    plan.mean_blocks = min(args_.means, plan.first_row / args_.k_block);
+    plan.mean_steps = (plan.mean_blocks + Shape::kKeys - 1) / Shape::kKeys;
+    plan.steps = plan.mean_steps + plan.list_steps;
+    plan.special = plan.mean_steps + masked_steps(plan, row);
+    load_queries(plan, first_query);
+    int row_before = 0;
+    for (int step = 0; step <= plan.steps; ++step) {  // values come one step after the keys
+      int own_row = 0;
+      if (step < plan.steps) {
+        barrier_wait(&shared_.k_empty[k_.index], k_.parity ^ 1);
+        own_row = step < plan.mean_steps ? next_means(plan, step, row)
+                                         : next_slices(plan, step - plan.mean_steps, blocks);
+        load(step >= plan.mean_steps, &args_.k, &args_.mean_k, shared_.k[k_.index], &shared_.k_full[k_.index],
+             own_row, plan.head);
+        k_.advance();
+      }
+      if (step > 0) {
+        barrier_wait(&shared_.v_empty[v_.index], v_.parity ^ 1);
+        load(step - 1 >= plan.mean_steps, &args_.v, &args_.mean_v, shared_.v[v_.index],
+             &shared_.v_full[v_.index], row_before, plan.head);
+        v_.advance();
+      }
+      row_before = own_row;
+    }
+  }
+
+  // Steps over listed keys that are not full or may reach behind the first query: as many as hold the slices
+  // there.
+  __device__ int masked_steps(const TilePlan& plan, const std::uint32_t* row) const {
+    const int first_block = (plan.first_row + 1) / args_.k_block;  // all before it lie before the first query
+    int behind = 0;
+    for (int word = first_block / 32 + lane_; word < args_.words; word += 32) {
+      const std::uint32_t bits = row[word];
+      behind += __popc(word == first_block / 32 ? bits >> (first_block % 32) : bits);
+    }
+    behind =
+        static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(behind))) * slices_per_block_;
+    const int in_first = plan.slices - (plan.list_steps - 1) * step_slices_;  // the step that may not be full
+    if (plan.list_steps == 0) return 0;
+    return behind <= in_first ? 1 : 1 + (behind - in_first + step_slices_ - 1) / step_slices_;
+  }
+
+  __device__ void load_queries(const TilePlan& plan, int first_query) {
+    if (lane_ == 0) {
+      shared_.tiles[q_.index] = {plan.steps, plan.special, plan.head, first_query};
+      barrier_arrive_expect(&shared_.q_full[q_.index], Shape::kWarpgroups * Shape::kQueryBytes);
+    }
+    __syncwarp();
+    if (lane_ < Shape::kWarpgroups * Shape::kChunks) {
+      const int part = lane_ / Shape::kChunks;
+      load_box(shared_.q[q_.index][part] + chunk_ * 64 * 128, &args_.q, &shared_.q_full[q_.index],
+               chunk_ * 64, first_query + part * 64, plan.head);
+    }
+  }
+
+  // The first cache row of this lane's slice. A step that is not full repeats a slice, which is then masked.
+  __device__ int next_slices(const TilePlan& plan, int step, ListedBlocks& blocks) {
+    const int valid = step > 0 ? step_slices_ : plan.slices - (plan.list_steps - 1) * step_slices_;
+    int own = 0, slice = 0;
+    for (int i = 0; i < valid; ++i) {
+      if (part_ == 0) {
+        block_ = blocks.next();
+        part_ = slices_per_block_;
+      }
+      slice = block_ * slices_per_block_ + --part_;
+      if (i <= slice_) own = slice;
+    }
+    StepInfo& info = shared_.steps[k_.index];
+    if (lane_ == 0) info.kind = kMasked;
+    if (chunk_ == 0 && slice_ < step_slices_)
+      info.rows[slice_] = slice_ < valid ? own * args_.slice_rows : 1 << 30;
+    return own * args_.slice_rows;
+  }
+
+  __device__ int next_means(const TilePlan& plan, int step, const std::uint32_t* row) {
+    StepInfo& info = shared_.steps[k_.index];
+    const int begin = step * Shape::kKeys, word = begin / 32 + lane_;
+    if (lane_ == 0) {
+      info.kind = kMeans;
+      info.begin = begin;
+      info.end = plan.mean_blocks;
+    }
+    if (lane_ < Shape::kKeys / 32) info.listed[lane_] = word < args_.words ? row[word] : 0;
+    return begin;
+  }
+
+  __device__ void load(bool listed, const CUtensorMap* rows, const CUtensorMap* means, std::uint8_t* to,
+                       std::uint64_t* barrier, int row, int head) {
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive_expect(barrier, Shape::kKeyBytes);
+    __syncwarp();
+    const int kv_head = head / args_.group;
+    std::uint8_t* chunk = to + chunk_ * Shape::kKeys * 128;
+    if (listed) {
+      if (slice_ < step_slices_) {
+        load_box(chunk + slice_ * args_.slice_rows * 128, rows, barrier, chunk_ * 64, row, kv_head);
+      }
+    } else if (slice_ == 0) {
+      load_box(chunk, means, barrier, chunk_ * 64, row, kv_head);
+    }
+  }
+
+  const AttentionArgs& args_;
+  SharedMemory<Shape>& shared_;
+  int lane_, step_slices_, slices_per_block_, slice_, chunk_;
+  int block_ = 0, part_ = 0;  // of the block that is being taken apart: slices not yet taken
+  Ring<Shape::kQueryBuffers> q_;
+  Ring<Shape::kStages> k_, v_;
+};
+
+__device__ __forceinline__ float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ std::uint32_t pack(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const std::uint32_t&>(pair);
+}
+
+// Warpgroup `wg` of the consumers; every thread holds parts of two query rows, 8 apart (hopper_wgmma.cuh).
+template <class Shape>
+class Consumer {
+ public:
+  static constexpr int kKeys = Shape::kKeys, kDim = Shape::kDim;
+
+  __device__ Consumer(const AttentionArgs& args, SharedMemory<Shape>& shared)
+      : args_(args),
+        shared_(shared),
+        wg_(static_cast<int>(threadIdx.x) / 128 - 1),
+        warp_(static_cast<int>(threadIdx.x) % 128 / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+  __device__ __forceinline__ void run() {
+    if (Shape::kWarpgroups == 2 && wg_ == 1) pass_turn();
+    for (;;) {
+      barrier_wait(&shared_.q_full[q_.index], q_.parity);
+      const TileInfo tile = shared_.tiles[q_.index];
+      if (tile.steps < 0) break;
+      attend(tile);
+      q_.advance();
+    }
+  }
+
+ private:
+  // The warpgroups take turns in issuing products, so that one computes a softmax while the other's products
+  // run.
+  __device__ __forceinline__ void wait_turn() {
+    if (Shape::kWarpgroups == 2) named_sync(1 + wg_, 256);
+  }
+  __device__ __forceinline__ void pass_turn() {
+    if (Shape::kWarpgroups == 2) named_arrive(2 - wg_, 256);
+  }
+  __device__ __forceinline__ void release(std::uint64_t* barrier) {
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(barrier);
+  }
+
+  __device__ __forceinline__ void attend(const TileInfo& tile) {
+    float o[kDim / 2], s[kKeys / 2];
+    std::uint32_t p[kKeys / 16][4];
+    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    const int first = tile.first_query + wg_ * 64 + warp_ * 16 + lane_ / 4;
+    int limits[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int query = min(first + 8 * r, args_.queries - 1);
+      limits[r] = args_.query_rows != nullptr ? args_.query_rows[query] : args_.first_row + query;
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
+
+    if (tile.steps > 0) {
+      barrier_wait(&shared_.k_full[k_.index], k_.parity);
+      wgmma_fence();
+      multiply_keys(s);
+      wgmma_commit();
+      wgmma_wait<0>();
+      mask(s, limits);
+      release(&shared_.k_empty[k_.index]);
+      k_.advance();
+      float rescale[2];
+      softmax(s, largest, sum, rescale);
+      pack_all(s, p);
+      int step = 1;
+      for (; step < tile.special; ++step) take_step<true>(s, p, o, limits, largest, sum);
+      for (; step < tile.steps; ++step) take_step<false>(s, p, o, limits, largest, sum);
+      barrier_wait(&shared_.v_full[v_.index], v_.parity);
+      wgmma_fence();
+      multiply_values(o, p);
+      wgmma_commit();
+      wgmma_wait<0>();
+      release(&shared_.v_empty[v_.index]);
+      v_.advance();
+    }
+    store(tile, o, sum);
+  }
+
+  // The scores of one step and the products with the values of the step before.
+  template <bool kSpecial>
+  __device__ __forceinline__ void take_step(float (&s)[kKeys / 2], std::uint32_t (&p)[kKeys / 16][4],
+                                            float (&o)[kDim / 2], const int (&limits)[2], float (&largest)[2],
+                                            float (&sum)[2]) {
+    barrier_wait(&shared_.k_full[k_.index], k_.parity);
+    wait_turn();
+    wgmma_fence();
+    multiply_keys(s);
+    wgmma_commit();
+    barrier_wait(&shared_.v_full[v_.index], v_.parity);
+    wgmma_fence();
+    multiply_values(o, p);
+    wgmma_commit();
+    pass_turn();
+    wgmma_wait<1>();
+    if (kSpecial) mask(s, limits);
+    release(&shared_.k_empty[k_.index]);
+    k_.advance();
+    float rescale[2];
+    softmax(s, largest, sum, rescale);
+    wgmma_wait<0>();
+    release(&shared_.v_empty[v_.index]);
+    v_.advance();
+    pack_all(s, p);
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) o[i] *= rescale[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ void multiply_keys(float (&s)[kKeys / 2]) {
+    const std::uint64_t q = tile_descriptor(shared_address(shared_.q[q_.index][wg_]), 16);
+    const std::uint64_t k = tile_descriptor(shared_address(shared_.k[k_.index]), 16);
+#pragma unroll
+    for (int i = 0; i < kDim / 16; ++i) {
+      const int inside = i % 4 * 32 >> 4;
+      Wgmma<kKeys>::ss(s, q + (i / 4 * 64 * 128 >> 4) + inside, k + (i / 4 * kKeys * 128 >> 4) + inside,
+                       i > 0);
+    }
+  }
+
+  __device__ __forceinline__ void multiply_values(float (&o)[kDim / 2],
+                                                  const std::uint32_t (&p)[kKeys / 16][4]) {
+    const std::uint64_t v = tile_descriptor(shared_address(shared_.v[v_.index]), kKeys * 128);
+#pragma unroll
+    for (int i = 0; i < kKeys / 16; ++i) Wgmma<kDim>::rs(o, p[i], v + (i * 16 * 128 >> 4), 1);
+  }
+
+  __device__ __forceinline__ void mask(float (&s)[kKeys / 2], const int (&limits)[2]) {
+    const StepInfo& info = shared_.steps[k_.index];
+    if (info.kind == kMasked) {
+      mask_rows(s, info, limits);
+    } else {
+      mask_means(s, info);
+    }
+  }
+  __device__ __forceinline__ void mask_rows(float (&s)[kKeys / 2], const StepInfo& info,
+                                            const int (&limits)[2]) {
+    const int shift = 31 - __clz(args_.slice_rows);
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+      const int key = info.rows[8 * j >> shift] + (8 * j & (args_.slice_rows - 1)) + lane_ % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (key + i % 2 > limits[i / 2]) s[4 * j + i] = -INFINITY;
+      }
+    }
+  }
+  __device__ __forceinline__ void mask_means(float (&s)[kKeys / 2], const StepInfo& info) {
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = 8 * j + lane_ % 4 * 2 + e;
+        const bool out = (info.listed[j / 4] >> (column % 32) & 1) != 0 || info.begin + column >= info.end;
+        s[4 * j + e] = out ? -INFINITY : s[4 * j + e] + args_.mean_bias;
+        s[4 * j + 2 + e] = out ? -INFINITY : s[4 * j + 2 + e] + args_.mean_bias;
+      }
+    }
+  }
+
+  // s becomes exp(scale (s - the largest so far)); what was added up before counts `rescale` times.
+  __device__ __forceinline__ void softmax(float (&s)[kKeys / 2], float (&largest)[2], float (&sum)[2],
+                                          float (&rescale)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float highest = largest[r];
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j)
+        highest = fmaxf(highest, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+      const float base = (highest == -INFINITY ? 0.0f : highest) * args_.scale_log2;
+      rescale[r] = power_of_2(fmaf(largest[r], args_.scale_log2, -base));
+      largest[r] = highest;
+      float added = 0;
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = s[4 * j + 2 * r + e];
+          x = power_of_2(fmaf(x, args_.scale_log2, -base));
+          added += x;
+        }
+      }
+      sum[r] = fmaf(sum[r], rescale[r], added);
+    }
+  }
+
+  __device__ __forceinline__ void pack_all(const float (&s)[kKeys / 2], std::uint32_t (&p)[kKeys / 16][4]) {
+#pragma unroll
+    for (int i = 0; i < kKeys / 4; ++i) p[i / 4][i % 4] = pack(s[2 * i], s[2 * i + 1]);
+  }
+
+  // Through the queries' own shared memory, which is not needed any more.
+  __device__ __forceinline__ void store(const TileInfo& tile, const float (&o)[kDim / 2], float (&sum)[2]) {
+    float share[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
+      sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+      share[r] = sum[r] > 0 ? 1 / sum[r] : 0;
+    }
+    std::uint8_t* tile_memory = shared_.q[q_.index][wg_];
+    named_sync(3 + wg_, 128);
+    // Read anew, so that no addresses made of it are kept in registers through the tiles.
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    const int row = thread % 128 / 32 * 16 + thread % 16, half = thread % 32 / 16;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; j += 2) {
+      const int piece = j + half;  // of 16 bytes
+      const std::uint32_t address =
+          shared_address(tile_memory) +
+          static_cast<std::uint32_t>(piece / 8 * 64 * 128 + row * 128 + ((piece ^ row) % 8) * 16);
+      store_matrices(address, pack(o[4 * j] * share[0], o[4 * j + 1] * share[0]),
+                     pack(o[4 * j + 2] * share[1], o[4 * j + 3] * share[1]),
+                     pack(o[4 * j + 4] * share[0], o[4 * j + 5] * share[0]),
+                     pack(o[4 * j + 6] * share[1], o[4 * j + 7] * share[1]));
+    }
+    async_proxy_fence();
+    named_sync(3 + wg_, 128);
+    if (threadIdx.x % 128 == 0) {
+      for (int chunk = 0; chunk < Shape::kChunks; ++chunk) {
+        store_box(&args_.out, tile_memory + chunk * 64 * 128, chunk * 64, tile.first_query + wg_ * 64,
+                  tile.head);
+      }
+      wait_stores_read();
+      barrier_arrive(&shared_.q_empty[q_.index]);
+    }
+  }
+
+  const AttentionArgs& args_;
+  SharedMemory<Shape>& shared_;
+  int wg_, warp_, lane_;
+  Ring<Shape::kQueryBuffers> q_;
+  Ring<Shape::kStages> k_, v_;
+};
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
+    attend_kernel(const __grid_constant__ AttentionArgs args) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ std::uint8_t memory[];
+  auto& shared =
+      *reinterpret_cast<SharedMemory<Shape>*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Shape::kQueryBuffers; ++i) {
+      barrier_init(&shared.q_full[i], 1);
+      barrier_init(&shared.q_empty[i], Shape::kWarpgroups);
+    }
+    for (int i = 0; i < Shape::kStages; ++i) {
+      barrier_init(&shared.k_full[i], 1);
+      barrier_init(&shared.v_full[i], 1);
+      barrier_init(&shared.k_empty[i], 4 * Shape::kWarpgroups);
+      barrier_init(&shared.v_empty[i], 4 * Shape::kWarpgroups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    if constexpr (Shape::kMovesRegisters) fewer_registers<Shape::kProducerRegisters>();
+    if (threadIdx.x < 32) Producer<Shape>(args, shared).run();
+  } else {
+    if constexpr (Shape::kMovesRegisters) more_registers<Shape::kConsumerRegisters>();
+    Consumer<Shape>(args, shared).run();
+  }
+#endif
+}
+
+}  // namespace winnow::cuda::hopper
