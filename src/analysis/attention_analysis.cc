@@ -41,7 +41,8 @@ void AttentionAnalysis::observe(const AttentionView& view) {
                               .kv = view.kv,
                               .scale = view.scale,
                               .head = head,
-                              .probs = {weights_.as<>(), DType::kF32, rows, stride}});
+                              .probs = {weights_.as<>(), DType::kF32, rows, stride},
+                              .window = view.window});
     check_sound(shares_.add(view.layer, head, chunk), view.layer, head, chunk);
     totals_.add(view.layer, head, chunk, sweep_.sweep(chunk));
     if (tap_) tap_(view.layer, head, chunk);

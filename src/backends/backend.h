@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "backends/block_plan.h"
+#include "backends/sliding_window.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
 
@@ -64,6 +65,8 @@ struct LayerKv {
   std::int64_t capacity = 0;            // rows that fit without reserve()
   std::vector<std::int32_t> positions;  // [rows]
   std::int64_t bytes() const { return k.bytes() + v.bytes(); }
+  // What the queries of a layer with a window of `size` positions see; 0: it has none.
+  SlidingWindow window(std::int64_t size) const { return {positions, size}; }
 };
 
 // cos and sin of every position: [positions, rotary_dim / 2] each, float32. Pairs are (i, i + rotary_dim / 2)
@@ -111,9 +114,9 @@ struct RopeAppendParams {
   float norm_epsilon = 0.0f;
 };
 
-// Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i], and of
-// these only the ones in the plan's blocks. query_rows ascend strictly. A query that is left with no row gets
-// zeros.
+// Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i], of these
+// only the ones in its sliding window, and of these only the ones in the plan's blocks. query_rows ascend
+// strictly. A query that is left with no row gets zeros.
 struct AttentionParams {
   MatrixView q;                              // [rows, heads * head_dim] compute dtype
   std::span<const std::int64_t> query_rows;  // [rows]
@@ -121,16 +124,19 @@ struct AttentionParams {
   float scale = 1.0f;               // usually 1 / sqrt(head_dim)
   MatrixView out;                   // [rows, heads * head_dim] compute dtype
   const BlockPlan* plan = nullptr;  // of these queries; null: everything is computed
+  std::int64_t window = 0;          // positions a query sees, its own included (SlidingWindow); 0: all
 };
 
-// Softmax probabilities of one head: probs[i][j] = share of cache row j for query i, 0 behind its own row.
+// Softmax probabilities of one head: probs[i][j] = share of cache row j for query i, 0 for rows it does not
+// see.
 struct AttentionProbsParams {
   MatrixView q;                              // [rows, heads * head_dim] compute dtype
   std::span<const std::int64_t> query_rows;  // [rows], as in AttentionParams
   const LayerKv* kv = nullptr;
   float scale = 1.0f;
   std::int64_t head = 0;  // query head
-  MatrixView probs;       // [rows, kv->rows] float32, out
+  MatrixView probs;         // [rows, kv->rows] float32, out
+  std::int64_t window = 0;  // as in AttentionParams
 };
 
 // Chooses the blocks of one layer. Made when the layer's keys and all queries of the turn are there; asked
@@ -150,14 +156,16 @@ struct BlockPlannerParams {
   float scale = 1.0f;
   std::int64_t dense_from_row = -1;  // queries at this cache row or behind it see everything; -1: none
   MatrixView last_q;  // [n <= 64, heads * head_dim] the turn's last queries, those at the cache's last rows
+  // As in AttentionParams: blocks that none of a block's queries sees are neither asked about nor listed.
+  std::int64_t window = 0;
 };
 
 enum class HeadReduction : std::uint8_t { kMax, kMean };
 enum class QueryReduction : std::uint8_t { kMean, kMax };
 
-// Attention that the last queries pay to every cached row: softmax per query (causal; query i sits at cache
-// row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked, or each of
-// them by itself. (SnapKV's observation window, arXiv 2404.14469.)
+// Attention that the last queries pay to every cached row: softmax per query over what it sees (query i sits
+// at cache row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked, or
+// each of them by itself. (SnapKV's observation window, arXiv 2404.14469.)
 struct WindowScoresParams {
   MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
   const LayerKv* kv = nullptr;
@@ -167,6 +175,7 @@ struct WindowScoresParams {
   HeadReduction reduction = HeadReduction::kMax;
   bool per_head = false;    // no reduction over the heads: a row of scores for each head asked
   std::span<float> scores;  // [kv->rows], or [heads asked, kv->rows] with per_head; out
+  std::int64_t sliding_window = 0;  // AttentionParams::window
 };
 
 enum class ActivationKind : std::uint8_t {

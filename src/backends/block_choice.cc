@@ -66,6 +66,7 @@ void check_planner(const BlockPlannerParams& params) {
   check(params.kv != nullptr && heads > 0 && heads % params.kv->kv_heads == 0,
         "planner: one threshold for each query head");
   check(params.scale > 0, "planner: the scale is positive");
+  check(params.window >= 0, "planner: the window is not negative");
   check(rule.q_block > 0 && rule.k_block > 0, "planner: blocks are positive");
   check(rule.sink_tokens >= 0 && rule.local_tokens >= 0, "planner: sink and local tokens are not negative");
   for (const float threshold : params.thresholds) check(threshold >= 0, "planner: a threshold is negative");
@@ -115,6 +116,12 @@ void add_forced(const BlockRule& rule, std::int64_t dense_from_row, std::span<co
     insert_range(set, std::max<std::int64_t>(0, rows[run] - rule.local_tokens) / rule.k_block,
                  rows[next - 1] / rule.k_block + 1);
   }
+}
+
+void remove_unseen(const BlockPlannerParams& params, std::span<const std::int64_t> rows, BlockSet set) {
+  const std::int64_t first = params.kv->window(params.window).first_row(rows.front()) / params.rule.k_block;
+  std::fill_n(set.begin(), first / 64, std::uint64_t{0});
+  set[first / 64] &= ~std::uint64_t{0} << (first % 64);
 }
 
 void Chooser::add(BlockCriterion criterion, float threshold, std::span<const float> estimates, BlockSet set) {

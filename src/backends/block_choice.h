@@ -73,6 +73,9 @@ inline std::int64_t next_asked(const BlockRule& rule, std::int64_t i, std::int64
 void add_forced(const BlockRule& rule, std::int64_t dense_from_row, std::span<const std::int64_t> rows,
                 BlockSet set);
 
+// Takes out the blocks that lie wholly before what the queries at `rows`, one query block, see.
+void remove_unseen(const BlockPlannerParams& params, std::span<const std::int64_t> rows, BlockSet set);
+
 // Adds blocks by their estimates (not negative; one for each causal block, or for each column or diagonal).
 //   kMass: the fewest, largest first and of equal ones the later first, that together with the blocks already
 //   in the set hold threshold * the sum of all estimates. Threshold 1: all that are not 0.

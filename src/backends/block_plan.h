@@ -4,13 +4,15 @@
 // The matrix of one head is queries x cache rows. Query block i holds queries [i * q_block, (i + 1) *
 // q_block) of one attention() call, key block j cache rows [j * k_block, (j + 1) * k_block); the last of
 // either may be short. Causality is on top: of a listed block only the elements at or left of each query's
-// own row count.
+// own row count, and with a sliding window only those in it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
+
+#include "backends/sliding_window.h"
 
 namespace winnow {
 
@@ -27,9 +29,9 @@ struct BlockPlan {
   std::vector<std::int32_t> blocks;   // key blocks, ascending and unique for each (head, query block)
 
   // Mean correction (FlashPrefill V2, arXiv 2608.19758): row j is the mean key and the mean value of key
-  // block j, in the backend's own cache layout. Every full block that is not listed and lies wholly before
-  // its query block's first query enters the softmax as one key with + ln(k_block). Null: skipped blocks
-  // count nothing.
+  // block j, in the backend's own cache layout. Every full block that is not listed, that lies wholly before
+  // its query block's first query and that all of the block's queries see enters the softmax as one key with
+  // + ln(k_block). Null: skipped blocks count nothing.
   std::shared_ptr<const LayerKv> means;
 
   std::span<const std::int32_t> row(std::int64_t head, std::int64_t query_block) const {
@@ -38,20 +40,23 @@ struct BlockPlan {
   }
 };
 
-// Elements (query, key) at or below the diagonal: in the plan's blocks, and in all. Mean over the plan's
-// heads.
+// Elements (query, key) that a query sees: in the plan's blocks, and in all. Mean over the plan's heads.
 struct PlanWork {
   double computed = 0, causal = 0;
   double density() const { return causal == 0 ? 1.0 : computed / causal; }
 };
 // `query_rows` as in AttentionParams, of the queries the plan is for.
-PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows);
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows,
+                   const SlidingWindow& window = {});
 // Of one of the plan's heads.
-PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head);
+PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head,
+                   const SlidingWindow& window = {});
+// PlanWork::causal: what dense attention computes.
+double visible_pairs(std::span<const std::int64_t> query_rows, const SlidingWindow& window = {});
 
-// The plan that lists every causal block.
+// The plan that lists every block with an element that some query sees.
 BlockPlan full_plan(std::int64_t q_block, std::int64_t k_block, std::int64_t heads,
-                    std::span<const std::int64_t> query_rows);
+                    std::span<const std::int64_t> query_rows, const SlidingWindow& window = {});
 
 // `part` becomes query blocks [first, first + count) of `whole`, as a plan of its own.
 void slice_plan(const BlockPlan& whole, std::int64_t first, std::int64_t count, BlockPlan& part);

@@ -67,7 +67,8 @@ class CurveObserver {
                            .query_rows = view.query_rows,
                            .kv = view.kv,
                            .scale = view.scale,
-                           .out = {dense_.as<>(), view.q.dtype, view.q.rows, view.q.cols}};
+                           .out = {dense_.as<>(), view.q.dtype, view.q.rows, view.q.cols},
+                           .window = view.window};
     const MatrixView dense = params.out;
     backend.attention(params);
     params.out.data = sparse_.as<>();
@@ -88,6 +89,7 @@ class CurveObserver {
       BlockPlannerParams params = planner_params(policy, view.layer, curves_.heads);
       params.kv = view.kv;
       params.scale = view.scale;
+      params.window = view.window;
       params.dense_from_row = policy.dense_last_tokens > 0 ? tokens_ - policy.dense_last_tokens : -1;
       planners_.push_back(engine_.backend().make_planner(params));
     }
@@ -97,7 +99,8 @@ class CurveObserver {
     const std::int64_t head_dim = engine_.arch().head_dim;
     const std::int64_t group = curves_.heads / plan_.heads;
     for (std::int64_t head = 0; head < curves_.heads; ++head) {
-      const PlanWork work = plan_work(plan_, view.query_rows, head / group);
+      const PlanWork work =
+          plan_work(plan_, view.query_rows, head / group, view.kv->window(view.window));
       const std::size_t at = curves_.index(view.layer, head, point);
       curves_.density[at] += work.computed;
       curves_.error[at] += squared_error(dense, sparse, head, head_dim);

@@ -28,7 +28,8 @@ void AttentionSums::add(const AttentionView& view) {
                                        .kv = view.kv,
                                        .scale = view.scale,
                                        .head = h,
-                                       .probs = probs});
+                                       .probs = probs,
+                                       .window = view.window});
     double* of_head = sums.data() + h * rows;
     for (std::int64_t i = 0; i < count; ++i) {
       const float* row = probs.row<float>(i);

@@ -87,7 +87,8 @@ void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
                      .kv = &kv,
                      .scale = arch.attention_scale,
                      .out = attended,
-                     .plan = plan});
+                     .plan = plan,
+                     .window = window()});
   add_to(hidden, weights.attention_out, weights.attention_post_norm, attended);
 }
 

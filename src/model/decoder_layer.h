@@ -46,6 +46,9 @@ struct DecoderLayer {
   Backend& backend;
   const Workspace& workspace;
 
+  // Positions that a query of this layer sees (AttentionParams::window); 0: all.
+  std::int64_t window() const { return weights.is_sliding ? arch.sliding_window : 0; }
+
   // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`.
   void project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
                    LayerKv& kv) const;

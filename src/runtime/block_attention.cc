@@ -13,12 +13,6 @@ namespace {
 
 constexpr std::int64_t kMaxLastQueries = 64;  // as BlockPlannerParams
 
-double causal_pairs(std::span<const std::int64_t> query_rows) {
-  double pairs = 0;
-  for (const std::int64_t row : query_rows) pairs += static_cast<double>(row + 1);
-  return pairs;
-}
-
 // How many of the last queries sit at the cache's last rows, without a gap: a stage may have dropped tokens
 // in between.
 std::int64_t queries_at_the_end(const AttentionView& all) {
@@ -69,13 +63,14 @@ LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* 
   if (all.layer < policy.dense_first_layers) {
     layer_dense_ = DenseReason::kFirstLayers;
   } else if (costs != nullptr && !costs->planning_may_pay(static_cast<double>(all.kv->rows),
-                                                          causal_pairs(computed), forced_pairs(computed))) {
+                                                          visible_pairs(computed, window()),
+                                                          forced_pairs(computed))) {
     layer_dense_ = DenseReason::kShort;
   }
 }
 
 const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::int64_t> query_rows) {
-  const double causal = causal_pairs(query_rows);
+  const double causal = visible_pairs(query_rows, window());
   record_.causal_pairs += causal;
   if (layer_dense_) return dense(causal, *layer_dense_);
   if (costs_ != nullptr && !costs_->planning_may_pay(0, causal, forced_pairs(query_rows))) {
@@ -84,7 +79,7 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   const auto start = std::chrono::steady_clock::now();
   if (planner_ == nullptr) make_planner();
   plan_chunk(q, query_rows);
-  const PlanWork work = plan_work(plan_, query_rows);
+  const PlanWork work = plan_work(plan_, query_rows, window());
   record_.plan_ms += ms_since(start);
   if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
   record_.computed_pairs += work.computed;
@@ -126,7 +121,8 @@ double LayerPlanner::forced_pairs(std::span<const std::int64_t> query_rows) cons
   double pairs = 0;
   for (const std::int64_t row : query_rows) {
     const bool all = dense_from_row_ >= 0 && row >= dense_from_row_;
-    pairs += static_cast<double>(all ? row + 1 : std::min(row + 1, least));
+    const std::int64_t seen = row + 1 - window().first_row(row);
+    pairs += static_cast<double>(all ? seen : std::min(seen, least));
   }
   return pairs;
 }
@@ -137,6 +133,7 @@ void LayerPlanner::make_planner() {
   const std::int64_t window = queries_at_the_end(all);
   params.kv = all.kv;
   params.scale = all.scale;
+  params.window = all.window;
   params.dense_from_row = dense_from_row_;
   params.last_q = all.q.slice(all.q.rows - window, window);
   planner_ = backend_.make_planner(params);

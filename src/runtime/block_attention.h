@@ -21,6 +21,7 @@ struct AttentionView {
   std::span<const std::int64_t> query_rows;  // [rows] cache rows of the queries
   const LayerKv* kv = nullptr;
   float scale = 1.0f;
+  std::int64_t window = 0;  // AttentionParams::window
 };
 
 // Why a chunk was computed in full although the policy has a selector.
@@ -36,7 +37,7 @@ const char* dense_reason_name(DenseReason reason);  // "", "first layers", "shor
 struct BlockRecord {
   std::int64_t layer = 0;
   std::int64_t rows = 0;                        // queries computed
-  double computed_pairs = 0, causal_pairs = 0;  // (query, key) pairs, mean over heads
+  double computed_pairs = 0, causal_pairs = 0;  // (query, key) pairs seen, mean over heads
   double plan_ms = 0;                           // planner and plans
   double attention_ms = 0;                      // attention and its output projection
   std::int64_t sparse_chunks = 0, dense_chunks = 0;
@@ -62,6 +63,7 @@ class LayerPlanner {
 
  private:
   const BlockPlan* dense(double causal, DenseReason reason);
+  SlidingWindow window() const { return all_.kv->window(all_.window); }
   double forced_pairs(std::span<const std::int64_t> query_rows) const;
   void make_planner();
   void plan_chunk(const MatrixView& q, std::span<const std::int64_t> query_rows);

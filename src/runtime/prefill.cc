@@ -144,6 +144,7 @@ void Session::show_attention(Turn& turn, std::int64_t index) {
                              .kv = &kv_[index],
                              .q = turn.q_view,
                              .attention_scale = attention_scale(),
+                             .attention_window = layer(index).window(),
                              .hidden = {}});
 }
 
@@ -162,6 +163,7 @@ void Session::prune(Turn& turn, const Stage& stage) {
                         .kv = &kv_[stage.layer - 1],
                         .q = turn.q_view,
                         .attention_scale = attention_scale(),
+                        .attention_window = layer(stage.layer - 1).window(),
                         .hidden = turn.hidden_view},
                        scores);
   }
@@ -195,13 +197,13 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const std::span<const std::int64_t> query_rows(turn.query_rows);
   const std::int64_t first = last_token_only ? rows - 1 : 0;
   LayerPlanner planner(turn.policy.attention, turn.costs, engine_.backend(),
-                       {index, turn.q_view, query_rows, &kv, attention_scale()}, rows - first);
+                       {index, turn.q_view, query_rows, &kv, attention_scale(), step.window()}, rows - first);
   for (std::int64_t begin = first; begin < rows; begin += kChunkRows) {
     const std::int64_t chunk = std::min(kChunkRows, rows - begin);
     const MatrixView hidden = turn.hidden_view.slice(begin, chunk), q = turn.q_view.slice(begin, chunk);
     const std::span<const std::int64_t> rows_of_chunk = query_rows.subspan(begin, chunk);
     if (turn.options.observe_attention) {
-      turn.options.observe_attention({index, q, rows_of_chunk, &kv, attention_scale()});
+      turn.options.observe_attention({index, q, rows_of_chunk, &kv, attention_scale(), step.window()});
     }
     const BlockPlan* plan = planner.plan(q, rows_of_chunk);
     const auto start = std::chrono::steady_clock::now();
@@ -226,9 +228,11 @@ void Session::count_work(const Turn& turn, const BlockRecord& record) {
   prefill_stats_.plan_ms += record.plan_ms;
   prefill_stats_.sparse_chunks += record.sparse_chunks;
   prefill_stats_.dense_chunks += record.dense_chunks;
-  const auto before = static_cast<double>(turn.first_position),
-             count = static_cast<double>(turn.prompt_tokens);
-  prefill_stats_.dense_attention_pairs += count * before + count * (count + 1) / 2;
+  const std::int64_t window = layer(record.layer).window();
+  for (std::int64_t i = 1; i <= turn.prompt_tokens; ++i) {
+    const std::int64_t causal = turn.first_position + i;
+    prefill_stats_.dense_attention_pairs += static_cast<double>(window == 0 ? causal : std::min(causal, window));
+  }
 }
 
 // Once a session: the records say it for every layer of every turn.

@@ -82,12 +82,14 @@ void Session::decode(TokenId token) {
     const DecoderLayer step = layer(i);
     step.project_qkv(hidden, {&position, 1}, q, kv);
     const BlockPlan* plan = plan_decode(i, q, row);
-    const auto causal = static_cast<double>(kv.rows);
-    const double pairs = plan == nullptr ? causal : plan_work(*plan, {&row, 1}).computed;
+    const SlidingWindow window = kv.window(step.window());
+    const double causal = visible_pairs({&row, 1}, window);
+    const double pairs = plan == nullptr ? causal : plan_work(*plan, {&row, 1}, window).computed;
     step.attend(hidden, q, {&row, 1}, kv, plan);
     step.feed_forward(hidden);
     decode_stats_.kv_bytes +=
-        static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) * pairs / causal;
+        static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) * pairs /
+        static_cast<double>(kv.rows);
     decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
     decode_stats_.attention_pairs += pairs;
     decode_stats_.causal_pairs += causal;
@@ -111,6 +113,7 @@ const BlockPlan* Session::plan_decode(std::int64_t index, const MatrixView& q, s
     params.rule.group_union = true;
     params.kv = &kv_[index];
     params.scale = attention_scale();
+    params.window = layer(index).window();
     params.last_q = q;
     planner = engine_.backend().make_planner(params);
   }

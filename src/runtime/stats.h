@@ -12,7 +12,7 @@ struct PassStats {
   double attention_flops = 0;  // of scores and values, of the pairs computed
   double layer_tokens = 0;     // tokens that entered a layer, summed over layers
   std::int64_t layers = 0;
-  // (query, key) pairs at or below the diagonal, mean over heads, summed over layers:
+  // (query, key) pairs of which the query sees the key, mean over heads, summed over layers:
   double attention_pairs = 0;        // computed
   double causal_pairs = 0;           // among the tokens that were left: what dense attention computes
   double dense_attention_pairs = 0;  // of an unpruned prompt

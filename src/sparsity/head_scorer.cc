@@ -53,7 +53,8 @@ class HeadScorer final : public Scorer {
                             .heads = heads,
                             .queries = policy_.queries,
                             .per_head = true,
-                            .scores = all});
+                            .scores = all,
+                            .sliding_window = input.attention_window});
     for (std::size_t i = 0; i < heads.size(); ++i) {
       const auto end = all.begin() + static_cast<std::ptrdiff_t>(i + 1) * rows;
       HeadScores& seen = seen_[{layer, heads[i]}];

@@ -39,7 +39,8 @@ class AttentionScorer final : public Scorer {
                             .scale = input.attention_scale,
                             .queries = queries_,
                             .reduction = heads_,
-                            .scores = row_scores});
+                            .scores = row_scores,
+                            .sliding_window = input.attention_window});
     std::copy(row_scores.begin() + earlier, row_scores.end(), scores.begin());
     max_pool(scores, pool_);
   }

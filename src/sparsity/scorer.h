@@ -18,6 +18,7 @@ struct ScorerInput {
   const LayerKv* kv = nullptr;  // cache of layer - 1; its last `tokens` rows are the current tokens
   MatrixView q;                 // [tokens, q_dim] rotated queries of layer - 1
   float attention_scale = 1.0f;
+  std::int64_t attention_window = 0;  // of layer - 1, as AttentionParams::window
   MatrixView hidden;  // [tokens, model_dim] input of the stage's layer (needs_hidden() only)
 };
 

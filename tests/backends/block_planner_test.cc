@@ -32,6 +32,7 @@ struct Case {
   BlockRule rule = {};
   std::vector<float> thresholds;
   std::int64_t dense_from_row = -1;
+  std::int64_t window = 0;  // and positions with gaps, if there is one
 };
 
 std::vector<std::int64_t> range(std::int64_t begin, std::int64_t end) {
@@ -65,6 +66,10 @@ class Problem {
         all_q_(append(*cpu_, kv_, rope_, case_.shape, qkv, 0)),
         q_(gather_queries()) {
     append(*reference_, reference_kv_, rope_, case_.shape, qkv, 0);
+    if (case_.window == 0) return;
+    for (std::int64_t row = 0; row < case_.rows; ++row) {
+      kv_.positions[row] = reference_kv_.positions[row] = static_cast<std::int32_t>(row + row / 20 * 9);
+    }
   }
   Problem(Precision precision, Case c, unsigned seed = 7)
       : Problem(precision, c, random_floats(c.rows * c.shape.qkv_cols(), seed, 1.3f)) {}
@@ -76,7 +81,8 @@ class Problem {
             .kv = &kv,
             .scale = 1.0f / std::sqrt(static_cast<float>(case_.shape.head_dim)),
             .dense_from_row = case_.dense_from_row,
-            .last_q = all_q_.view().slice(case_.rows - last, last)};
+            .last_q = all_q_.view().slice(case_.rows - last, last),
+            .window = case_.window};
   }
   BlockPlan reference_plan() { return plan(*reference_->make_planner(params(reference_kv_))); }
   BlockPlan cpu_plan() { return plan(*cpu_->make_planner(params(kv_))); }
@@ -141,10 +147,11 @@ class Problem {
     return fmt::format(
         "{}, {} heads of {}, {} rows, {} queries from {}, estimator {}, criterion {}, blocks {}x{}, stride "
         "{}, "
-        "pool {}, variance {}, query stride {}, threshold {}",
+        "pool {}, variance {}, query stride {}, threshold {}, window {}",
         name(precision_), case_.shape.heads, case_.shape.head_dim, case_.rows, case_.query_rows.size(),
         case_.query_rows.front(), static_cast<int>(r.estimator), static_cast<int>(r.criterion), r.q_block,
-        r.k_block, r.stride, r.pool, r.variance, r.query_stride, case_.thresholds[0]);
+        r.k_block, r.stride, r.pool, r.variance, r.query_stride, case_.thresholds[0],
+        case_.window);
   }
 
   void expect_well_formed(const BlockPlan& plan) {
@@ -158,6 +165,7 @@ class Problem {
         const auto rows = rows_of_block(case_.rule, case_.query_rows, i);
         EXPECT_TRUE(std::is_sorted(row.begin(), row.end(), std::less_equal<>()));  // and unique
         EXPECT_LT(row.back(), causal_blocks(case_.rule, rows));
+        EXPECT_GE(row.front(), kv_.window(case_.window).first_row(rows.front()) / case_.rule.k_block);
         for (const std::int64_t r : rows) {
           EXPECT_TRUE(std::binary_search(row.begin(), row.end(), r / case_.rule.k_block)) << "row " << r;
         }
@@ -174,6 +182,7 @@ class Problem {
         const auto rows = rows_of_block(case_.rule, case_.query_rows, i);
         std::vector<std::uint64_t> forced(estimates[i].size() / 64 + 1);
         add_forced(case_.rule, case_.dense_from_row, rows, forced);
+        remove_unseen(params(reference_kv_), rows, forced);
         expect_right_row(row_of(plan, head, i), estimates[i], forced, case_.thresholds[head]);
       }
     }
@@ -268,6 +277,26 @@ TEST_P(Planner, ExactAgrees) { compare_random(GetParam(), BlockEstimator::kExact
 TEST_P(Planner, PooledAgrees) { compare_random(GetParam(), BlockEstimator::kPooled, 60); }
 TEST_P(Planner, AntidiagonalAgrees) { compare_random(GetParam(), BlockEstimator::kAntidiagonal, 30); }
 TEST_P(Planner, VerticalSlashAgrees) { compare_random(GetParam(), BlockEstimator::kVerticalSlash, 30); }
+
+TEST_P(Planner, SlidingWindowsAgree) {
+  std::mt19937 random(13);
+  for (const BlockEstimator estimator :
+       {BlockEstimator::kNone, BlockEstimator::kExact, BlockEstimator::kPooled, BlockEstimator::kPooled,
+        BlockEstimator::kAntidiagonal, BlockEstimator::kVerticalSlash}) {
+    for (int round = 0; round < 15; ++round) {
+      Case c = random_case(random, estimator);
+      c.window = 1 + static_cast<std::int64_t>(random()) % (c.rows + 20);
+      Problem(GetParam(), c, static_cast<unsigned>(round)).compare();
+    }
+  }
+  // Whole groups of pools lie before what a query sees.
+  Case c{.shape = {2, 1, 64}, .rows = 700, .query_rows = range(0, 700), .thresholds = {0.9f, 0.7f}};
+  c.window = 150;
+  c.rule = {.estimator = BlockEstimator::kPooled, .q_block = 16, .k_block = 16, .pool = 8, .outliers = 2};
+  Problem(GetParam(), c).compare();
+  c.rule = {.estimator = BlockEstimator::kAntidiagonal, .q_block = 32, .k_block = 32, .stride = 16};
+  Problem(GetParam(), c).compare();
+}
 
 // More than 512 elements side by side, which the tile kernels take in parts; groups of pools beyond the
 // first.

@@ -51,17 +51,18 @@ class AntidiagonalLister final : public TileLister {
   }
 
   std::int64_t columns(std::int64_t row) const override { return row / stride_ / 32 * 32 + 32; }
+  std::int64_t first_column(std::int64_t row) const override { return row / stride_ / 32 * 32; }
 
-  void score(std::int64_t kv_head, std::int64_t columns, Scratch& scratch) const override {
-    const std::int64_t tile_bytes = kTileQueries * part_dim_ * p_.heads.element_bytes;
+  void score(std::int64_t kv_head, std::int64_t first, std::int64_t end, Scratch& scratch) const override {
+    const std::int64_t row_bytes = part_dim_ * p_.heads.element_bytes;
     for (std::int64_t part = 0; part < parts_; ++part) {
-      float* s = part == 0 ? scratch.s.as<float>() : scratch.more.as<float>();
-      p_.kernels.scores(scratch.q.as<>() + part * tile_bytes, part_keys(kv_head, part), part_dim_, columns, s,
-                        s_stride_);
+      float* s = (part == 0 ? scratch.s.as<float>() : scratch.more.as<float>()) + first;
+      p_.kernels.scores(scratch.q.as<>() + part * kTileQueries * row_bytes,
+                        part_keys(kv_head, part) + first * row_bytes, part_dim_, end - first, s, s_stride_);
       if (part == 0) continue;
       for (std::size_t i = 0; i < scratch.tile.size(); ++i) {
-        const std::int64_t first = static_cast<std::int64_t>(i) * s_stride_;
-        add_scaled(scratch.s.as<float>() + first, s + first, 1.0f, columns);
+        add_scaled(scores_of(scratch, i) + first, s + static_cast<std::int64_t>(i) * s_stride_, 1.0f,
+                   end - first);
       }
     }
   }
@@ -72,8 +73,8 @@ class AntidiagonalLister final : public TileLister {
                        .largest = false,
                        .scale = p_.params.scale / static_cast<float>(stride_)};
     for (std::size_t i = 0; i < scratch.tile.size(); ++i) {
-      fold_cells(scores_of(scratch, i), scratch.tile[i].row / stride_ + 1, how, scratch.cells.as<float>(),
-                 estimates_of(scratch, i));
+      fold_cells(scores_of(scratch, i), scratch.tile[i].first / stride_, scratch.tile[i].row / stride_ + 1,
+                 how, scratch.cells.as<float>(), estimates_of(scratch, i));
     }
   }
 

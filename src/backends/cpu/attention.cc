@@ -1,13 +1,13 @@
 #include "backends/cpu/attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numbers>
 #include <vector>
 
 #include "backends/cpu/attention_tiles.h"
 #include "backends/cpu/parallel_tasks.h"
 #include "backends/cpu/plan_attention.h"
+#include "backends/cpu/row_scores.h"
 #include "backends/cpu/window_softmax.h"
 #include "core/check.h"
 
@@ -22,12 +22,12 @@ constexpr std::int64_t kTilesPerTask = 6;
 // Block after block of keys, each for all tiles that see it.
 void list_steps(TileScratch& scratch, const std::byte* keys, const std::byte* values, std::int64_t limit) {
   scratch.steps.clear();
-  for (std::int64_t key = 0; key < limit; key += kTileKeys) {
+  for (std::int64_t key = scratch.tiles[0].first / kTileKeys * kTileKeys; key < limit; key += kTileKeys) {
     for (QueryTile& tile : scratch.tiles) {
-      if (key >= tile.limit) continue;
+      if (key >= tile.limit || key + kTileKeys <= tile.first) continue;
       TileStep& step = scratch.steps.emplace_back(TileStep{&tile, keys, values, {}, 0});
       const std::int64_t end = std::min(key + kTileKeys, (tile.limit + 31) / 32 * 32);
-      for (std::int64_t row = key; row < end; row += kKeyBlock) {
+      for (std::int64_t row = std::max(key, tile.first / 32 * 32); row < end; row += kKeyBlock) {
         step.rows[step.blocks++] = static_cast<std::int32_t>(row);
       }
     }
@@ -69,7 +69,8 @@ void attention(const AttentionParams& params, const TileKernels& kernels, int th
   if (rows == 0) return;
   check(params.q.dtype == kernels.dtype, "attention: q has another type than the cache");
   check(params.query_rows.back() < params.kv->rows, "attention: a query beyond the cache");
-  if (params.plan == nullptr || is_full(*params.plan, params.query_rows)) {
+  check(params.window >= 0, "attention: the window is not negative");
+  if (params.plan == nullptr || is_full(*params.plan, params.query_rows, params.kv->window(params.window))) {
     dense_attention(params, kernels, threads);
   } else {
     plan_attention(params, kernels, threads);
@@ -79,24 +80,19 @@ void attention(const AttentionParams& params, const TileKernels& kernels, int th
 namespace {
 
 // The softmax of one head's window queries, their mean or maximum, into scores[0..rows), which are zeros.
-void add_window_attention(const WindowScoresParams& params, const CacheHeads& heads,
-                          const TileKernels& kernels, std::int64_t head, float* s, std::int64_t s_stride,
-                          std::byte* tile, float* scores) {
-  const std::int64_t rows = params.kv->rows, window = params.q.rows;
-  const std::int64_t kv_head = head / heads.group;
-  for (std::int64_t begin = 0; begin < window; begin += kTileQueries) {
-    const std::int64_t count = std::min(kTileQueries, window - begin);
-    std::memset(tile, 0, static_cast<std::size_t>(kTileQueries * heads.padded_dim * heads.element_bytes));
-    for (std::int64_t i = 0; i < count; ++i)
-      heads.copy_query(params.q, begin + i, head, tile + i * heads.padded_dim * heads.element_bytes);
-    kernels.scores(tile, heads.keys(*params.kv, kv_head), heads.padded_dim, (rows + 31) / 32 * 32, s,
-                   s_stride);
+void add_window_attention(const WindowScoresParams& params, const TileKernels& kernels, std::int64_t head,
+                          RowScores& s, float* scores) {
+  const std::int64_t rows = params.kv->rows, queries = params.q.rows;
+  const SlidingWindow window = params.kv->window(params.sliding_window);
+  for (std::int64_t begin = 0; begin < queries; begin += kTileQueries) {
+    const std::int64_t count = std::min(kTileQueries, queries - begin), row = rows - queries + begin;
+    s.compute(kernels, *params.kv, params.q, head, begin, count, window.first_row(row), row + count);
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t seen = rows - window + begin + i + 1;
+      const std::int64_t first = window.first_row(row + i), seen = row + i + 1 - first;
       if (params.queries == QueryReduction::kMax) {
-        max_softmax(s + i * s_stride, seen, params.scale, scores);
+        max_softmax(s.row(i) + first, seen, params.scale, scores + first);
       } else {
-        add_softmax(s + i * s_stride, seen, params.scale, 1.0f / static_cast<float>(window), scores);
+        add_softmax(s.row(i) + first, seen, params.scale, 1.0f / static_cast<float>(queries), scores + first);
       }
     }
   }
@@ -127,20 +123,15 @@ void window_scores(const WindowScoresParams& params, const TileKernels& kernels,
   for (const std::int32_t head : params.heads) {
     check(head >= 0 && head < heads.heads, "window_scores: a head of the model");
   }
-  const std::int64_t stride = (rows + 31) / 32 * 32;
   Buffer unreduced;
   if (!params.per_head) unreduced = Buffer::host(asked * rows * 4);
   float* per_head = params.per_head ? params.scores.data() : unreduced.as<float>();
-  std::vector<Buffer> s, tile;
-  for (int t = 0; t < threads; ++t) {
-    s.push_back(Buffer::host(kTileQueries * stride * 4));
-    tile.push_back(Buffer::host(kTileQueries * heads.padded_dim * heads.element_bytes));
-  }
+  std::vector<RowScores> s;
+  for (int t = 0; t < threads; ++t) s.emplace_back(heads, rows);
   parallel_tasks(threads, asked, kernels, [&](std::int64_t i, int thread) {
     float* scores = per_head + i * rows;
     std::fill_n(scores, rows, 0.0f);
-    add_window_attention(params, heads, kernels, params.heads.empty() ? i : params.heads[i],
-                         s[thread].as<float>(), stride, tile[thread].as<>(), scores);
+    add_window_attention(params, kernels, params.heads.empty() ? i : params.heads[i], s[thread], scores);
   });
   if (!params.per_head) reduce_heads(per_head, asked, params.reduction, params.scores);
 }

@@ -18,16 +18,19 @@ TileScratch::TileScratch(const CacheHeads& heads, std::int64_t tile_count)
 void start_tile(QueryTile& tile, const AttentionParams& params, const CacheHeads& heads, HeadRange range,
                 std::int64_t begin, std::int64_t end) {
   tile.rows = std::max<std::int64_t>(0, end - begin);
-  tile.limit = 0;
+  tile.first = tile.limit = 0;
   if (tile.rows == 0) return;
   const bool padded = tile.rows < kTileQueries || heads.dim < heads.padded_dim;
   if (padded) std::memset(tile.q.as<>(), 0, static_cast<std::size_t>(tile.q.bytes()));
+  const SlidingWindow window = params.kv->window(params.window);
   for (std::int64_t i = 0; i < tile.rows; ++i) {
     const std::int64_t query = range.query(begin + i);
     heads.copy_query(params.q, query, range.head(begin + i),
                      tile.q.as<>() + i * heads.padded_dim * heads.element_bytes);
+    tile.firsts[i] = window.first_row(params.query_rows[query]);
     tile.limits[i] = params.query_rows[query] + 1;
   }
+  tile.first = tile.firsts[0];
   tile.limit = tile.limits[tile.rows - 1];
   std::memset(tile.o.as<>(), 0, static_cast<std::size_t>(tile.o.bytes()));
   std::memset(tile.sums, 0, sizeof tile.sums);

@@ -1,13 +1,13 @@
 #include "backends/cpu/block_planner.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "backends/block_choice.h"
 #include "backends/cpu/block_lister.h"
 #include "backends/cpu/parallel_tasks.h"
 #include "backends/cpu/pooled_keys.h"
+#include "backends/cpu/row_scores.h"
 #include "backends/cpu/window_softmax.h"
 #include "core/check.h"
 
@@ -72,6 +72,9 @@ class CpuPlanner final : public BlockPlanner {
                    sets_.row(head, i));
       }
       if (lister_) lister_->list(call, head, begin, end, thread, sets_);
+      for (std::int64_t i = begin; params_.window > 0 && i < end; ++i) {
+        remove_unseen(params_, rows_of_block(params_.rule, call.query_rows, i), sets_.row(head, i));
+      }
     });
   }
 
@@ -95,28 +98,20 @@ void attention_probs(const AttentionProbsParams& params, const TileKernels& kern
       "attention_probs: one float32 for each query and cache row");
   check(static_cast<std::int64_t>(params.query_rows.size()) == params.q.rows,
         "attention_probs: one cache row a query");
-  const std::int64_t stride = (kv.rows + 31) / 32 * 32 + 16;
-  const std::int64_t row_bytes = heads.padded_dim * heads.element_bytes;
-  std::vector<Buffer> s, tiles;
-  for (int thread = 0; thread < threads; ++thread) {
-    s.push_back(Buffer::host(kTileQueries * stride * 4));
-    tiles.push_back(Buffer::host(kTileQueries * row_bytes));
-    std::memset(tiles.back().as<>(), 0, static_cast<std::size_t>(kTileQueries * row_bytes));
-  }
+  const SlidingWindow window = kv.window(params.window);
+  std::vector<RowScores> s;
+  for (int thread = 0; thread < threads; ++thread) s.emplace_back(heads, kv.rows);
   parallel_tasks(
       threads, block_count(params.q.rows, kTileQueries), kernels, [&](std::int64_t task, int thread) {
         const std::int64_t begin = task * kTileQueries, count = std::min(kTileQueries, params.q.rows - begin);
+        s[thread].compute(kernels, kv, params.q, params.head, begin, count,
+                          window.first_row(params.query_rows[begin]),
+                          params.query_rows[begin + count - 1] + 1);
         for (std::int64_t i = 0; i < count; ++i) {
-          heads.copy_query(params.q, begin + i, params.head, tiles[thread].as<>() + i * row_bytes);
-        }
-        const std::int64_t columns = (params.query_rows[begin + count - 1] + 32) / 32 * 32;
-        kernels.scores(tiles[thread].as<>(), heads.keys(kv, params.head / heads.group), heads.padded_dim,
-                       columns, s[thread].as<float>(), stride);
-        for (std::int64_t i = 0; i < count; ++i) {
+          const std::int64_t row = params.query_rows[begin + i], first = window.first_row(row);
           float* probs = params.probs.row<float>(begin + i);
           std::fill_n(probs, kv.rows, 0.0f);
-          add_softmax(s[thread].as<float>() + i * stride, params.query_rows[begin + i] + 1, params.scale,
-                      1.0f, probs);
+          add_softmax(s[thread].row(i) + first, row + 1 - first, params.scale, 1.0f, probs + first);
         }
       });
 }

@@ -17,9 +17,10 @@ class ExactLister final : public TileLister {
     return call.query_rows[query];
   }
   std::int64_t columns(std::int64_t row) const override { return row / 32 * 32 + 32; }
-  void score(std::int64_t kv_head, std::int64_t columns, Scratch& scratch) const override {
-    p_.kernels.scores(scratch.q.as<>(), p_.heads.keys(*p_.params.kv, kv_head), p_.heads.padded_dim, columns,
-                      scratch.s.as<float>(), s_stride_);
+  std::int64_t first_column(std::int64_t row) const override { return row / 32 * 32; }
+  void score(std::int64_t kv_head, std::int64_t first, std::int64_t end, Scratch& scratch) const override {
+    p_.kernels.scores(scratch.q.as<>(), p_.heads.keys(*p_.params.kv, kv_head, first), p_.heads.padded_dim,
+                      end - first, scratch.s.as<float>() + first, s_stride_);
   }
   void fold(Scratch& scratch) const override {
     const CellFold how{.cells_per_block = rule().k_block,
@@ -27,8 +28,8 @@ class ExactLister final : public TileLister {
                        .largest = rule().criterion == BlockCriterion::kMaximum,
                        .scale = p_.params.scale};
     for (std::size_t i = 0; i < scratch.tile.size(); ++i) {
-      fold_cells(scores_of(scratch, i), scratch.tile[i].row + 1, how, scratch.cells.as<float>(),
-                 estimates_of(scratch, i));
+      fold_cells(scores_of(scratch, i), scratch.tile[i].first, scratch.tile[i].row + 1, how,
+                 scratch.cells.as<float>(), estimates_of(scratch, i));
     }
   }
 };

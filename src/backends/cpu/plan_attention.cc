@@ -17,6 +17,11 @@ namespace {
 
 constexpr float kUnseen = -std::numeric_limits<float>::infinity();
 
+// Key blocks [begin, end).
+struct BlockRange {
+  std::int64_t begin, end;
+};
+
 // One call, seen as a matrix of plan heads x query blocks.
 struct Call {
   const AttentionParams& params;
@@ -31,13 +36,7 @@ struct Call {
   HeadRange range(std::int64_t plan_head) const { return {plan_head * heads_per_plan, heads_per_plan}; }
   std::int64_t kv_head(std::int64_t plan_head) const { return plan_head * heads_per_plan / heads.group; }
   std::int64_t queries() const { return params.q.rows; }
-  std::int64_t first_row(std::int64_t query_block) const {
-    return params.query_rows[query_block * plan.q_block];
-  }
-  // Key blocks that lie wholly before a query block: those its plan may replace by their means.
-  std::int64_t earlier_blocks(std::int64_t query_block) const {
-    return first_row(query_block) / plan.k_block;
-  }
+  BlockRange replaceable(std::int64_t query_block) const;
 };
 
 void check_means(const BlockPlan& plan, const LayerKv& kv, std::int64_t last_row) {
@@ -61,6 +60,14 @@ Call::Call(const AttentionParams& params_in, const TileKernels& kernels_in)
             static_cast<std::int64_t>(plan.offsets.size()) == plan.heads * plan.query_blocks + 1,
         "attention: the plan is for other queries");
   if (plan.means) check_means(plan, *params.kv, params.query_rows.back());
+}
+
+// The key blocks that a query block's plan may replace by their means: those wholly before its first query
+// and seen by its last one, hence by all.
+BlockRange Call::replaceable(std::int64_t query_block) const {
+  const std::int64_t first = query_block * plan.q_block, last = std::min(first + plan.q_block, queries()) - 1;
+  const std::int64_t first_seen = params.kv->window(params.window).first_row(params.query_rows[last]);
+  return {block_count(first_seen, plan.k_block), params.query_rows[first] / plan.k_block};
 }
 
 // ---- blocks that are multiples of 16
@@ -138,8 +145,9 @@ void list_blocks(const Call& call, const PlannedTile& planned, QueryTile& tile,
       &tile, call.heads.keys(*call.params.kv, kv_head), call.heads.values(*call.params.kv, kv_head), {}, 0};
   const std::size_t from = steps.size();
   for (const std::int64_t block : call.plan.row(planned.plan_head, planned.query_block)) {
+    const std::int64_t begin = std::max(block * k_block, tile.first / kKeyBlock * kKeyBlock);
     const std::int64_t end = std::min((block + 1) * k_block, tile.limit);
-    for (std::int64_t row = block * k_block; row < end; row += kKeyBlock) add_block(steps, from, empty, row);
+    for (std::int64_t row = begin; row < end; row += kKeyBlock) add_block(steps, from, empty, row);
   }
 }
 
@@ -147,16 +155,17 @@ void list_blocks(const Call& call, const PlannedTile& planned, QueryTile& tile,
 void list_means(const Call& call, const PlannedTile& planned, QueryTile& tile, PlanScratch& scratch) {
   const LayerKv& means = *call.plan.means;
   const std::int64_t kv_head = call.kv_head(planned.plan_head);
-  const std::int64_t count = call.earlier_blocks(planned.query_block);
+  const BlockRange range = call.replaceable(planned.query_block);
   const std::span<const std::int32_t> listed = call.plan.row(planned.plan_head, planned.query_block);
   const TileStep empty{&tile, call.heads.keys(means, kv_head), call.heads.values(means, kv_head), {}, 0};
   const std::size_t from = scratch.steps.size();
   auto next = listed.begin();
-  for (std::int64_t row = 0; row < count; row += kKeyBlock) {
+  for (std::int64_t row = range.begin / kKeyBlock * kKeyBlock; row < range.end; row += kKeyBlock) {
     std::array<float, kKeyBlock> bias;
     for (std::int64_t i = 0; i < kKeyBlock; ++i) {
       while (next != listed.end() && *next < row + i) ++next;
-      const bool skipped = row + i < count && (next == listed.end() || *next != row + i);
+      const bool skipped =
+          row + i >= range.begin && row + i < range.end && (next == listed.end() || *next != row + i);
       bias[i] = skipped ? call.mean_bias : kUnseen;
     }
     if (std::all_of(bias.begin(), bias.end(), [](float b) { return b == kUnseen; })) continue;
@@ -233,12 +242,13 @@ struct MaskedTile {
     bool any = false;
     bias.fill(kUnseen);
     for (std::int64_t i = 0; i < tile().rows; ++i) {
+      const std::int64_t begin = std::max(first, tile().firsts[i]);
       const std::int64_t limit = std::min(first + kTileKeys, tile().limits[i]);
       const std::span<const std::int32_t> listed = call.plan.row(plan_head, query_block(i));
-      for (auto block = std::lower_bound(listed.begin(), listed.end(), first / k_block);
+      for (auto block = std::lower_bound(listed.begin(), listed.end(), begin / k_block);
            block != listed.end() && *block * k_block < limit; ++block) {
         any = true;
-        for (std::int64_t key = std::max(*block * k_block, first);
+        for (std::int64_t key = std::max(*block * k_block, begin);
              key < std::min((*block + 1) * k_block, limit); ++key) {
           bias[i * kTileKeys + key - first] = 0;
         }
@@ -252,8 +262,9 @@ struct MaskedTile {
     bias.fill(kUnseen);
     for (std::int64_t i = 0; i < tile().rows; ++i) {
       const std::span<const std::int32_t> listed = call.plan.row(plan_head, query_block(i));
-      const std::int64_t end = std::min(first + kTileKeys, call.earlier_blocks(query_block(i)));
-      for (std::int64_t block = first; block < end; ++block) {
+      const BlockRange range = call.replaceable(query_block(i));
+      const std::int64_t end = std::min(first + kTileKeys, range.end);
+      for (std::int64_t block = std::max(first, range.begin); block < end; ++block) {
         if (std::binary_search(listed.begin(), listed.end(), block)) continue;
         bias[i * kTileKeys + block - first] = call.mean_bias;
       }
@@ -270,12 +281,12 @@ void attend_masked(const Call& call, std::int64_t plan_head, std::int64_t begin,
   const auto keys_from = [](std::int64_t first, std::int64_t limit) {
     return block_count(std::min(kTileKeys, limit - first), kKeyBlock) * kKeyBlock;
   };
-  for (std::int64_t first = 0; first < tile.limit; first += kTileKeys) {
+  for (std::int64_t first = tile.first / kTileKeys * kTileKeys; first < tile.limit; first += kTileKeys) {
     if (masked.mask_keys(first)) masked.attend(*call.params.kv, first, keys_from(first, tile.limit));
   }
   if (call.plan.means) {
-    const std::int64_t count = call.earlier_blocks(masked.query_block(tile.rows - 1));
-    for (std::int64_t first = 0; first < count; first += kTileKeys) {
+    const std::int64_t count = call.replaceable(masked.query_block(tile.rows - 1)).end;
+    for (std::int64_t first = call.replaceable(masked.query_block(0)).begin / kTileKeys * kTileKeys; first < count; first += kTileKeys) {
       masked.mask_means(first);
       masked.attend(*call.plan.means, first, keys_from(first, count));
     }
@@ -294,15 +305,17 @@ void attend_masked(const Call& call, int threads) {
 
 }  // namespace
 
-bool is_full(const BlockPlan& plan, std::span<const std::int64_t> query_rows) {
+bool is_full(const BlockPlan& plan, std::span<const std::int64_t> query_rows, const SlidingWindow& window) {
   const auto queries = static_cast<std::int64_t>(query_rows.size());
   for (std::int64_t head = 0; head < plan.heads; ++head) {
     for (std::int64_t block = 0; block < plan.query_blocks; ++block) {
-      const std::int64_t last = query_rows[std::min(queries, (block + 1) * plan.q_block) - 1];
-      const std::span<const std::int32_t> listed = plan.row(head, block);
-      const std::int64_t needed = last / plan.k_block + 1;
+      const std::int64_t first = window.first_row(query_rows[block * plan.q_block]) / plan.k_block;
+      const std::int64_t last =
+          query_rows[std::min(queries, (block + 1) * plan.q_block) - 1] / plan.k_block;
+      const std::span<const std::int32_t> row = plan.row(head, block);
+      const std::span<const std::int32_t> listed(std::lower_bound(row.begin(), row.end(), first), row.end());
       // Blocks ascend: the last of the needed ones is in its place only if all are there.
-      if (static_cast<std::int64_t>(listed.size()) < needed || listed[needed - 1] != needed - 1) return false;
+      if (std::ssize(listed) <= last - first || listed[last - first] != last) return false;
     }
   }
   return true;

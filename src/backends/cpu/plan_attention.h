@@ -9,8 +9,9 @@
 
 namespace winnow::cpu {
 
-// Whether the plan lists every causal block, so that it changes nothing.
-bool is_full(const BlockPlan& plan, std::span<const std::int64_t> query_rows);
+// Whether the plan lists every block with something that a query sees, so that it changes nothing.
+bool is_full(const BlockPlan& plan, std::span<const std::int64_t> query_rows,
+             const SlidingWindow& window = {});
 
 // params.plan is set; a full plan is run as any other.
 void plan_attention(const AttentionParams& params, const TileKernels& kernels, int threads);

@@ -170,6 +170,23 @@ HWY_INLINE void mark_own_pool(F d, const PooledScores& p, const PoolColumns& col
   }
 }
 
+// The same for the pools before what the query sees.
+HWY_INLINE void mark_first_pool(F d, const PooledScores& p, const PoolColumns& columns, float scale) {
+  if (p.first_pool == 0 && p.first_log_share == 0) return;
+  const std::int64_t per_block = columns.pools_per_block, parts = columns.parts;
+  const std::int64_t first = p.first_pool / per_block, number = p.first_pool % per_block;
+  for (std::int64_t i = 0; i < per_block * parts; ++i) {
+    if (i / parts == number) p.s[i * kKeyBlock + first] += p.first_log_share / scale;
+    const std::int64_t hidden = first + (i / parts < number ? 1 : 0);
+    for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes_of(d)) {
+      float* s = p.s + i * kKeyBlock + lane;
+      const auto unseen = row_mask(d, lane, 0, hidden);
+      hn::StoreU(
+          hn::IfThenElse(unseen, hn::Set(d, -std::numeric_limits<float>::infinity()), hn::LoadU(d, s)), d, s);
+    }
+  }
+}
+
 HWY_INLINE float highest(F d, const float* s, std::int64_t n) {
   const std::int64_t step = lanes_of(d);
   Vec result = hn::LoadU(d, s);
@@ -221,6 +238,7 @@ void fold_pools_simd(std::span<const PooledScores> scores, const PoolColumns& co
   std::int64_t n[kFoldRows];
   for (std::size_t i = 0; i < scores.size(); ++i) {
     mark_own_pool(d, scores[i], columns, scale);
+    mark_first_pool(d, scores[i], columns, scale);
     n[i] = (scores[i].own_pool / columns.pools_per_block / kKeyBlock + 1) * group;
   }
   for (std::size_t i = 0; i < scores.size(); ++i) tops[i] = highest(d, scores[i].s, n[i]);

@@ -38,10 +38,11 @@ struct PoolColumns {
 
 // One query's scores.
 struct PooledScores {
-  float* s;               // q . key of each part, overwritten; whole groups up to that of own_pool
-  float* estimates;       // of the query's block, one for each key block; whole groups
-  std::int64_t own_pool;  // later ones are not seen
-  float own_log_share;    // ln(rows of its own pool that the query sees / pool)
+  // Both begin with the group in which what the query sees begins; pools are counted from its first one.
+  float* s;          // q . key of each part, overwritten; whole groups up to that of own_pool
+  float* estimates;  // of the query's block, one for each key block; whole groups
+  std::int64_t first_pool, own_pool;     // the first and the last that the query sees some of
+  float first_log_share, own_log_share;  // ln(rows of it that the query sees / pool); of one pool the sum
 };
 // Adds each query's probabilities of blocks to its estimates, or raises these to them. `scores` holds at most
 // kFoldRows queries, which are taken through each pass together: more would not stay in the L1 cache, fewer

@@ -24,10 +24,10 @@ class PooledKeys {
   const std::byte* means(std::int64_t kv_head) const { return head_start(means_, kv_head); }
   const std::byte* variances(std::int64_t kv_head) const { return head_start(variances_, kv_head); }
 
-  // Columns of all groups up to the one of cache row `row`.
-  std::int64_t columns_up_to(std::int64_t row) const {
-    return (row / (pool_ * columns_.pools_per_block) / kKeyBlock + 1) * columns_.group();
-  }
+  // The group of columns that cache row `row` belongs to.
+  std::int64_t group_of(std::int64_t row) const { return row / (pool_ * columns_.pools_per_block) / kKeyBlock; }
+  // Columns of all groups up to that one.
+  std::int64_t columns_up_to(std::int64_t row) const { return (group_of(row) + 1) * columns_.group(); }
 
  private:
   const std::byte* head_start(const Buffer& buffer, std::int64_t kv_head) const {

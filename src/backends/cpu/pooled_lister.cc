@@ -34,20 +34,39 @@ class PooledLister final : public TileLister {
     return call.query_rows[query];
   }
   std::int64_t columns(std::int64_t row) const override { return (keys_.columns_up_to(row) + 31) / 32 * 32; }
+  std::int64_t first_column(std::int64_t row) const override {
+    return keys_.group_of(row) * keys_.columns().group() / 32 * 32;
+  }
 
-  void score(std::int64_t kv_head, std::int64_t columns, Scratch& scratch) const override {
-    const std::int64_t dim = p_.heads.padded_dim;
-    auto* s = scratch.s.as<float>();
-    p_.kernels.scores(scratch.q.as<>(), keys_.means(kv_head), dim, columns, s, s_stride_);
+  void score(std::int64_t kv_head, std::int64_t first, std::int64_t end, Scratch& scratch) const override {
+    const std::int64_t dim = p_.heads.padded_dim, row_bytes = dim * p_.heads.element_bytes;
+    p_.kernels.scores(scratch.q.as<>(), keys_.means(kv_head) + first * row_bytes, dim, end - first,
+                      scratch.s.as<float>() + first, s_stride_);
     if (!rule().variance) return;
-    std::byte* squares = scratch.q.as<>() + kTileQueries * dim * p_.heads.element_bytes;
-    auto* more = scratch.more.as<float>();
+    std::byte* squares = scratch.q.as<>() + kTileQueries * row_bytes;
+    float* more = scratch.more.as<float>() + first;
     square(p_.heads.dtype, scratch.q.as<>(), kTileQueries * dim, squares);
-    p_.kernels.scores(squares, keys_.variances(kv_head), dim, columns, more, s_stride_);
+    p_.kernels.scores(squares, keys_.variances(kv_head) + first * row_bytes, dim, end - first, more,
+                      s_stride_);
     for (std::size_t i = 0; i < scratch.tile.size(); ++i) {
-      const std::int64_t first = static_cast<std::int64_t>(i) * s_stride_;
-      add_scaled(s + first, more + first, 0.5f * p_.params.scale, columns);
+      add_scaled(scores_of(scratch, i) + first, more + static_cast<std::int64_t>(i) * s_stride_,
+                 0.5f * p_.params.scale, end - first);
     }
+  }
+
+  // The scores begin with the group in which what the sample sees begins.
+  PooledScores scores_of_sample(Scratch& scratch, std::size_t slot) const {
+    const Sample& sample = scratch.tile[slot];
+    const std::int64_t pool = rule().pool, group = keys_.group_of(sample.first);
+    const std::int64_t before = group * kKeyBlock * keys_.columns().pools_per_block;
+    const std::int64_t first_pool = sample.first / pool, own_pool = sample.row / pool;
+    const std::int64_t of_first = std::min(sample.row + 1, (first_pool + 1) * pool) - sample.first;
+    return {.s = scores_of(scratch, slot) + group * keys_.columns().group(),
+            .estimates = estimates_of(scratch, slot) + group * kKeyBlock,
+            .first_pool = first_pool - before,
+            .own_pool = own_pool - before,
+            .first_log_share = log_shares_[of_first - 1],
+            .own_log_share = first_pool == own_pool ? 0.0f : log_shares_[sample.row % pool]};
   }
 
   void fold(Scratch& scratch) const override {
@@ -55,11 +74,7 @@ class PooledLister final : public TileLister {
     for (std::size_t first = 0; first < scratch.tile.size(); first += kFoldRows) {
       const std::size_t count = std::min(kFoldRows, scratch.tile.size() - first);
       for (std::size_t i = 0; i < count; ++i) {
-        const std::int64_t row = scratch.tile[first + i].row;
-        scores[i] = {.s = scores_of(scratch, first + i),
-                     .estimates = estimates_of(scratch, first + i),
-                     .own_pool = row / rule().pool,
-                     .own_log_share = log_shares_[row % rule().pool]};
+        scores[i] = scores_of_sample(scratch, first + i);
       }
       fold_pools({scores, count}, keys_.columns(), p_.params.scale, rule().criterion);
     }

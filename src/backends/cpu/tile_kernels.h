@@ -31,8 +31,9 @@ constexpr float kRescaleSlack = 8.0f;
 struct QueryTile {
   Buffer q, o;                        // [kTileQueries, padded_dim] compute type and float32
   std::int64_t rows = 0;              // queries in use; q is zero behind them
-  std::int64_t limit = 0;             // the largest of limits
-  std::int64_t limits[kTileQueries];  // query i sees cache rows below limits[i]
+  // Query i sees cache rows firsts[i] to limits[i] - 1; first and limit: what all queries see together.
+  std::int64_t first = 0, limit = 0;
+  std::int64_t firsts[kTileQueries], limits[kTileQueries];
   alignas(64) float maximum[kTileQueries];
   alignas(64) float sums[kTileQueries][kSumLanes];  // a row's sum is the sum over the lanes
 };
@@ -43,14 +44,15 @@ struct TileStep {
   std::int32_t rows[kStepBlocks];  // first cache rows of the key blocks, ascending
   std::int32_t blocks;             // in use, at least 1
 
-  // Null: query i sees the rows below limits[i]. Otherwise bias[i * bias_stride + key] is added to the score,
-  // in units of log2 and -infinity where query i does not see the key; limits are not looked at.
+  // Null: query i sees what the tile says. Otherwise bias[i * bias_stride + key] is added to the score,
+  // in units of log2 and -infinity where query i does not see the key; the tile's limits are not looked at.
   const float* bias = nullptr;
   std::int64_t bias_stride = 0;
 
   std::int64_t keys() const { return blocks * kKeyBlock; }
-  // How many of the step's keys lie below `limit`: as rows ascend, the first ones.
-  std::int64_t visible(std::int64_t limit) const {
+  // How many of the step's keys lie below row `limit`: as rows ascend, the first ones.
+  std::int64_t below(std::int64_t limit) const {
+    if (limit <= rows[0]) return 0;
     if (rows[blocks - 1] + kKeyBlock <= limit) return keys();
     std::int64_t count = 0;
     for (std::int32_t b = 0; b < blocks; ++b) {

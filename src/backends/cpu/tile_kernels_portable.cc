@@ -111,25 +111,38 @@ void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t 
   for (std::int64_t d = 0; d < dim; ++d) tile.o.as<float>()[q * dim + d] *= factor;
 }
 
-// One row's highest score among the first `visible` keys; -infinity if there is none.
-float highest(const float* row, std::int64_t visible) {
+// The keys [begin, end) of a step that a query sees, vector by vector.
+struct SeenKeys {
+  std::int64_t begin, end;
+
+  // fn(key, lanes) for every vector with a key that is seen.
+  template <class Fn>
+  HWY_INLINE void for_each_vector(F d, Fn fn) const {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const auto first_n = [&](std::int64_t n) HWY_ATTR {
+      return hn::FirstN(d, static_cast<std::size_t>(std::clamp<std::int64_t>(n, 0, lanes)));
+    };
+    for (std::int64_t key = begin / lanes * lanes; key < end; key += lanes) {
+      fn(key, hn::AndNot(first_n(begin - key), first_n(end - key)));
+    }
+  }
+};
+
+// One row's highest score among the keys seen; -infinity if there is none.
+float highest(const float* row, SeenKeys seen) {
   const F d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t whole = visible / lanes * lanes;
-  const auto tail = hn::FirstN(d, static_cast<std::size_t>(visible - whole));
   auto vmax = hn::Set(d, -INFINITY);
-  for (std::int64_t k = 0; k < whole; k += lanes) vmax = hn::Max(vmax, hn::LoadU(d, row + k));
-  if (whole < visible) vmax = hn::Max(vmax, hn::IfThenElse(tail, hn::LoadU(d, row + whole), vmax));
+  seen.for_each_vector(d, [&](std::int64_t key, auto lanes) HWY_ATTR {
+    vmax = hn::Max(vmax, hn::IfThenElse(lanes, hn::LoadU(d, row + key), vmax));
+  });
   return hn::GetLane(hn::MaxOfLanes(d, vmax));
 }
 
-void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile, std::int64_t q,
-                 float scale, std::int64_t dim) {
+void softmax_row(float* row, std::int64_t keys, SeenKeys seen, QueryTile& tile, std::int64_t q, float scale,
+                 std::int64_t dim) {
   const F d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t whole = visible / lanes * lanes;
-  const auto tail = hn::FirstN(d, static_cast<std::size_t>(visible - whole));
-  const float maximum = highest(row, visible) * scale;
+  const float maximum = highest(row, seen) * scale;
   // A row that sees no key here may have seen none before: -infinity - -infinity.
   if (maximum == -INFINITY) {
     std::fill_n(row, keys, 0.0f);
@@ -139,20 +152,16 @@ void softmax_row(float* row, std::int64_t keys, std::int64_t visible, QueryTile&
   constexpr float kLn2 = 0.6931471805599453f;
   const auto vscale = hn::Set(d, scale * kLn2), shift = hn::Set(d, tile.maximum[q] * kLn2);
   auto sum = hn::LoadU(d, tile.sums[q]);
-  for (std::int64_t k = 0; k < whole; k += lanes) {
-    const auto p = hn::Exp(d, hn::MulSub(hn::LoadU(d, row + k), vscale, shift));
+  std::fill_n(row, seen.begin / lanes * lanes, 0.0f);
+  seen.for_each_vector(d, [&](std::int64_t key, auto seen_lanes) HWY_ATTR {
+    const auto p =
+        hn::IfThenElseZero(seen_lanes, hn::Exp(d, hn::MulSub(hn::LoadU(d, row + key), vscale, shift)));
     sum = hn::Add(sum, p);
-    hn::StoreU(p, d, row + k);
-  }
-  std::int64_t next = whole;
-  if (whole < visible) {
-    const auto p = hn::IfThenElseZero(tail, hn::Exp(d, hn::MulSub(hn::LoadU(d, row + whole), vscale, shift)));
-    sum = hn::Add(sum, p);
-    hn::StoreU(p, d, row + whole);
-    next += lanes;
-  }
+    hn::StoreU(p, d, row + key);
+  });
   hn::StoreU(sum, d, tile.sums[q]);
-  for (; next < keys; next += lanes) hn::StoreU(hn::Zero(d), d, row + next);
+  const std::int64_t done = (seen.end + lanes - 1) / lanes * lanes;
+  std::fill_n(row + done, keys - done, 0.0f);
 }
 
 // row = row * scale + bias
@@ -171,9 +180,10 @@ void softmax(const TileStep& step, float* s, float scale, std::int64_t dim) {
     float* row = s + q * kScoreStride;
     if (step.bias != nullptr) {
       add_bias(row, step.keys(), step.bias + q * step.bias_stride, scale);
-      softmax_row(row, step.keys(), step.keys(), tile, q, 1.0f, dim);
+      softmax_row(row, step.keys(), {0, step.keys()}, tile, q, 1.0f, dim);
     } else {
-      softmax_row(row, step.keys(), step.visible(tile.limits[q]), tile, q, scale, dim);
+      const SeenKeys seen{step.below(tile.firsts[q]), step.below(tile.limits[q])};
+      softmax_row(row, step.keys(), seen, tile, q, scale, dim);
     }
   }
 }

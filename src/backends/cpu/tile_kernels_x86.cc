@@ -85,10 +85,18 @@ WINNOW_AVX512 void clear_probabilities(float* row, std::int64_t keys) {
     store_probabilities(row, k, _mm512_setzero_ps(), _mm512_setzero_ps());
 }
 
-// Probabilities 2^(row * scale - maximum) of the first `visible` keys, whose highest score is `maximum`, and
-// zeros for the others.
-WINNOW_AVX512 void exponentials(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
-                                std::int64_t q, float scale, float maximum, std::int64_t dim) {
+// Keys of a step that a query sees.
+struct SeenKeys {
+  std::int64_t begin, end;
+  WINNOW_AVX512 __mmask16 lanes(std::int64_t key) const {
+    return _kandn_mask16(lanes_below(begin - key), lanes_below(end - key));
+  }
+};
+
+// Probabilities 2^(row * scale - maximum) of the keys seen, whose highest score is `maximum`, and zeros for
+// the others.
+WINNOW_AVX512 void exponentials(float* row, std::int64_t keys, SeenKeys seen, QueryTile& tile, std::int64_t q,
+                                float scale, float maximum, std::int64_t dim) {
   // A row that sees no key here may have seen none before: -infinity - -infinity.
   if (maximum == -INFINITY) return clear_probabilities(row, keys);
   if (maximum > tile.maximum[q] + kRescaleSlack) raise_maximum(tile, q, maximum, dim);
@@ -96,7 +104,7 @@ WINNOW_AVX512 void exponentials(float* row, std::int64_t keys, std::int64_t visi
   __m512 sum = _mm512_load_ps(tile.sums[q]);
   const auto probability = [&](std::int64_t k) WINNOW_AVX512 {
     const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(row + k), vscale, vmax);
-    return _mm512_maskz_mov_ps(lanes_below(visible - k), exp2_fast(x));
+    return _mm512_maskz_mov_ps(seen.lanes(k), exp2_fast(x));
   };
   for (std::int64_t k = 0; k < keys; k += 32) {
     const __m512 p0 = probability(k), p1 = probability(k + 16);
@@ -106,14 +114,14 @@ WINNOW_AVX512 void exponentials(float* row, std::int64_t keys, std::int64_t visi
   _mm512_store_ps(tile.sums[q], sum);
 }
 
-// One row with only the first `visible` keys.
-WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, std::int64_t visible, QueryTile& tile,
+// One row in which only some of the keys are seen.
+WINNOW_AVX512 void softmax_row_masked(float* row, std::int64_t keys, SeenKeys seen, QueryTile& tile,
                                       std::int64_t q, float scale, std::int64_t dim) {
   __m512 m = _mm512_set1_ps(-INFINITY);
-  for (std::int64_t k = 0; k < visible; k += 16) {
-    m = _mm512_mask_max_ps(m, lanes_below(visible - k), m, _mm512_load_ps(row + k));
+  for (std::int64_t k = seen.begin / 16 * 16; k < seen.end; k += 16) {
+    m = _mm512_mask_max_ps(m, seen.lanes(k), m, _mm512_load_ps(row + k));
   }
-  exponentials(row, keys, visible, tile, q, scale, _mm512_reduce_max_ps(m) * scale, dim);
+  exponentials(row, keys, seen, tile, q, scale, _mm512_reduce_max_ps(m) * scale, dim);
 }
 
 // One row with a bias for every one of its `count` keys.
@@ -126,7 +134,7 @@ WINNOW_AVX512 void softmax_row_biased(float* row, std::int64_t keys, std::int64_
     _mm512_store_ps(row + k, x);
     m = _mm512_max_ps(m, x);
   }
-  exponentials(row, keys, count, tile, q, 1.0f, _mm512_reduce_max_ps(m), dim);
+  exponentials(row, keys, {0, count}, tile, q, 1.0f, _mm512_reduce_max_ps(m), dim);
 }
 
 // Asks for a step's values while its softmax runs, which hardly reads memory: an equal part for every row.
@@ -175,11 +183,11 @@ WINNOW_AVX512 void softmax_rows(const TileStep& step, float* s, float scale, std
       softmax_row_biased(row, keys, step.keys(), step.bias + q * step.bias_stride, tile, q, scale, dim);
       continue;
     }
-    const std::int64_t visible = step.visible(tile.limits[q]);
-    if (visible == keys) [[likely]] {
+    const SeenKeys seen{step.below(tile.firsts[q]), step.below(tile.limits[q])};
+    if (seen.begin == 0 && seen.end == keys) [[likely]] {
       softmax_row(row, keys, tile, q, scale, dim);
     } else {
-      softmax_row_masked(row, keys, visible, tile, q, scale, dim);
+      softmax_row_masked(row, keys, seen, tile, q, scale, dim);
     }
   }
 }

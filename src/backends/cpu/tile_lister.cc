@@ -48,7 +48,9 @@ void TileLister::list(const PlanCall& call, std::int64_t head, std::int64_t begi
     for (std::int64_t i = 0; i < queries; i = next_sample(i, queries)) {
       const auto slot = static_cast<std::int64_t>(scratch.tile.size());
       const std::int64_t row = gather(call, block * rule().q_block + i, head, scratch, slot);
-      scratch.tile.push_back({row, block - begin});
+      const std::int64_t first =
+          p_.params.kv->window(p_.params.window).first_row(call.query_rows[block * rule().q_block + i]);
+      scratch.tile.push_back({first, row, block - begin});
       if (slot + 1 == kTileQueries) fold_tile(head / p_.heads.group, scratch);
     }
   }
@@ -64,21 +66,23 @@ void TileLister::list(const PlanCall& call, std::int64_t head, std::int64_t begi
 
 void TileLister::fold_tile(std::int64_t kv_head, Scratch& scratch) const {
   if (scratch.tile.empty()) return;
-  score(kv_head, columns(scratch.tile.back().row), scratch);
+  score(kv_head, first_column(scratch.tile.front().first), columns(scratch.tile.back().row), scratch);
   fold(scratch);
   scratch.tile.clear();
 }
 
-void fold_cells(float* s, std::int64_t count, const CellFold& how, float* cells, float* estimates) {
-  std::fill_n(cells, count, 0.0f);
-  add_softmax(s, count, how.scale, 1.0f, cells);
-  for (std::int64_t first = 0; first < count; first += how.cells_per_block, ++estimates) {
-    const std::int64_t end = std::min(count, first + how.cells_per_block);
+void fold_cells(float* s, std::int64_t begin, std::int64_t end, const CellFold& how, float* cells,
+                float* estimates) {
+  std::fill(cells + begin, cells + end, 0.0f);
+  add_softmax(s + begin, end - begin, how.scale, 1.0f, cells + begin);
+  for (std::int64_t block = begin / how.cells_per_block; block * how.cells_per_block < end; ++block) {
     float value = 0;
-    for (std::int64_t i = first; i < end; ++i) {
+    for (std::int64_t i = std::max(begin, block * how.cells_per_block);
+         i < std::min(end, (block + 1) * how.cells_per_block); ++i) {
       value = how.largest ? std::max(value, cells[i]) : value + cells[i];
     }
-    *estimates = how.criterion == BlockCriterion::kMass ? *estimates + value : std::max(*estimates, value);
+    float& estimate = estimates[block];
+    estimate = how.criterion == BlockCriterion::kMass ? estimate + value : std::max(estimate, value);
   }
 }
 

@@ -19,7 +19,7 @@ class TileLister : public BlockLister {
 
  protected:
   struct Sample {
-    std::int64_t row;    // the last cache row it sees
+    std::int64_t first, row;  // the first and the last cache row it sees
     std::int64_t block;  // its query block, counted from the task's first
   };
   // A thread's working memory.
@@ -47,8 +47,10 @@ class TileLister : public BlockLister {
                               std::int64_t slot) const = 0;
   // How many columns of scores hold all that a sample sees whose last row is `row`; a multiple of 32.
   virtual std::int64_t columns(std::int64_t row) const = 0;
-  // Fills scratch.s [kTileQueries, s_stride] for the tile.
-  virtual void score(std::int64_t kv_head, std::int64_t columns, Scratch& scratch) const = 0;
+  // A column, a multiple of 32, that all of a sample's lie at or behind whose first row is `row`.
+  virtual std::int64_t first_column(std::int64_t row) const = 0;
+  // Fills columns [first, end) of scratch.s [kTileQueries, s_stride] for the tile.
+  virtual void score(std::int64_t kv_head, std::int64_t first, std::int64_t end, Scratch& scratch) const = 0;
   // Folds the tile's rows of scores, which it may overwrite, into the estimates of their blocks.
   virtual void fold(Scratch& scratch) const = 0;
 
@@ -70,7 +72,7 @@ class TileLister : public BlockLister {
   std::vector<Scratch> scratch_;  // [threads]
 };
 
-// Turns `s` into probabilities of the first `count` cells and folds these into the estimates of blocks of
+// Turns `s` into probabilities of cells [begin, end) and folds these into the estimates of blocks of
 // `cells_per_block`: sums of a block's cells, or the largest cell for `largest`. `cells` is working memory.
 struct CellFold {
   std::int64_t cells_per_block;
@@ -78,6 +80,6 @@ struct CellFold {
   bool largest;
   float scale;
 };
-void fold_cells(float* s, std::int64_t count, const CellFold& how, float* cells, float* estimates);
+void fold_cells(float* s, std::int64_t begin, std::int64_t end, const CellFold& how, float* cells, float* estimates);
 
 }  // namespace winnow::cpu

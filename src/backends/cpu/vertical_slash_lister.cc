@@ -6,6 +6,7 @@
 
 #include "backends/cpu/block_lister.h"
 #include "backends/cpu/parallel_tasks.h"
+#include "backends/cpu/row_scores.h"
 #include "backends/cpu/window_softmax.h"
 
 namespace winnow::cpu {
@@ -25,7 +26,7 @@ class VerticalSlashLister final : public BlockLister {
     std::vector<std::int32_t> diagonals_below;  // [rows + 1] how many distances below this one are chosen
   };
 
-  void find_stripes(std::int64_t head, float* s, std::int64_t s_stride, std::byte* tile);
+  void find_stripes(std::int64_t head, RowScores& s);
   void add_diagonals(const Stripes& stripes, std::int64_t first, std::int64_t last, BlockSet set) const;
 
   ListerParams p_;
@@ -35,17 +36,10 @@ class VerticalSlashLister final : public BlockLister {
 
 VerticalSlashLister::VerticalSlashLister(const ListerParams& params)
     : p_(params), rows_(params.params.kv->rows), stripes_(static_cast<std::size_t>(params.heads.heads)) {
-  const std::int64_t stride = (rows_ + 31) / 32 * 32 + 16;
-  const std::int64_t tile_bytes = kTileQueries * p_.heads.padded_dim * p_.heads.element_bytes;
-  std::vector<Buffer> s, tiles;
-  for (int thread = 0; thread < p_.threads; ++thread) {
-    s.push_back(Buffer::host(kTileQueries * stride * 4));
-    tiles.push_back(Buffer::host(tile_bytes));
-    std::memset(tiles.back().as<>(), 0, static_cast<std::size_t>(tile_bytes));
-  }
-  parallel_tasks(p_.threads, p_.heads.heads, p_.kernels, [&](std::int64_t head, int thread) {
-    find_stripes(head, s[thread].as<float>(), stride, tiles[thread].as<>());
-  });
+  std::vector<RowScores> s;
+  for (int thread = 0; thread < p_.threads; ++thread) s.emplace_back(p_.heads, rows_);
+  parallel_tasks(p_.threads, p_.heads.heads, p_.kernels,
+                 [&](std::int64_t head, int thread) { find_stripes(head, s[thread]); });
 }
 
 std::vector<std::uint64_t> choose(const ListerParams& p, std::int64_t head, std::span<const float> values) {
@@ -63,22 +57,22 @@ void merge(BlockCriterion criterion, std::span<const float> values, float* sums)
   }
 }
 
-void VerticalSlashLister::find_stripes(std::int64_t head, float* s, std::int64_t s_stride, std::byte* tile) {
+void VerticalSlashLister::find_stripes(std::int64_t head, RowScores& s) {
   const BlockRule& rule = p_.params.rule;
   const MatrixView& q = p_.params.last_q;
-  const std::int64_t row_bytes = p_.heads.padded_dim * p_.heads.element_bytes;
+  const SlidingWindow window = p_.params.kv->window(p_.params.window);
   // Diagonals are counted from the farthest one, so that of equal ones the nearer is chosen.
   std::vector<float> columns(static_cast<std::size_t>(rows_)), diagonals = columns, p = columns;
   const float weight = rule.criterion == BlockCriterion::kMass ? 1.0f / static_cast<float>(q.rows) : 1.0f;
   for (std::int64_t begin = 0; begin < q.rows; begin += kTileQueries) {
     const std::int64_t count = std::min(kTileQueries, q.rows - begin);
-    for (std::int64_t i = 0; i < count; ++i) p_.heads.copy_query(q, begin + i, head, tile + i * row_bytes);
-    p_.kernels.scores(tile, p_.heads.keys(*p_.params.kv, head / p_.heads.group), p_.heads.padded_dim,
-                      (rows_ + 31) / 32 * 32, s, s_stride);
+    s.compute(p_.kernels, *p_.params.kv, q, head, begin, count, window.first_row(rows_ - q.rows + begin),
+              rows_ - q.rows + begin + count);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t behind = q.rows - 1 - (begin + i), seen = rows_ - behind;
       std::fill(p.begin(), p.end(), 0.0f);
-      add_softmax(s + i * s_stride, seen, p_.params.scale, weight, p.data());
+      const std::int64_t first = window.first_row(seen - 1);
+      add_softmax(s.row(i) + first, seen - first, p_.params.scale, weight, p.data() + first);
       merge(rule.criterion, std::span(p).first(static_cast<std::size_t>(seen)), columns.data());
       merge(rule.criterion, std::span(p).first(static_cast<std::size_t>(seen)), diagonals.data() + behind);
     }

@@ -40,4 +40,17 @@ inline void softmax(Vector& logits) {
   for (double& value : logits) value /= sum;
 }
 
+// softmax(scale * q . k) over cache rows first..row, and 0 before them: [row + 1].
+inline Vector probabilities(const double* q, const std::vector<Vector>& keys, std::int64_t first,
+                            std::int64_t row, double scale) {
+  Vector seen;
+  for (std::int64_t j = first; j <= row; ++j) {
+    seen.push_back(scale * dot(q, keys[j].data(), static_cast<std::int64_t>(keys[j].size())));
+  }
+  softmax(seen);
+  Vector p(static_cast<std::size_t>(first), 0.0);
+  p.insert(p.end(), seen.begin(), seen.end());
+  return p;
+}
+
 }  // namespace winnow::reference

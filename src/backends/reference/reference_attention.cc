@@ -33,16 +33,6 @@ void rotate(const RopeTable& rope, std::int32_t position, double* head) {
   }
 }
 
-// softmax(scale * q . k) over cache rows 0..row.
-Vector probabilities(const double* q, const std::vector<Vector>& keys, std::int64_t row, double scale) {
-  Vector p(static_cast<std::size_t>(row + 1));
-  for (std::int64_t j = 0; j <= row; ++j) {
-    p[j] = scale * dot(q, keys[j].data(), static_cast<std::int64_t>(keys[j].size()));
-  }
-  softmax(p);
-  return p;
-}
-
 std::int64_t check_heads(const MatrixView& q, const LayerKv& kv) {
   check_dtype(q);
   const std::int64_t heads = q.cols / kv.head_dim;
@@ -124,14 +114,20 @@ SeenKeys seen_keys(const AttentionParams& params, const HeadRows& rows, std::int
   const std::int64_t dim = params.kv->head_dim;
   const double scale = params.scale;
   SeenKeys seen;
-  for (std::int64_t j = 0; j <= params.query_rows[query]; ++j) {
+  const SlidingWindow window = params.kv->window(params.window);
+  const std::int64_t row = params.query_rows[query];
+  for (std::int64_t j = window.first_row(row); j <= row; ++j) {
     if (plan != nullptr && !lists(*plan, plan_head, query, j / plan->k_block)) continue;
     seen.logits.push_back(scale * dot(q, rows.keys[j].data(), dim));
     seen.values.push_back(&rows.values[j]);
   }
   if (plan == nullptr || plan->means == nullptr) return seen;
-  const std::int64_t first_row = params.query_rows[query / plan->q_block * plan->q_block];
+  const std::int64_t first_query = query / plan->q_block * plan->q_block;
+  const std::int64_t last_query = std::min(first_query + plan->q_block, params.q.rows) - 1;
+  const std::int64_t first_row = params.query_rows[first_query];
+  const std::int64_t seen_by_all = window.first_row(params.query_rows[last_query]);
   for (std::int64_t block = 0; (block + 1) * plan->k_block <= first_row; ++block) {
+    if (block * plan->k_block < seen_by_all) continue;
     if (lists(*plan, plan_head, query, block)) continue;
     seen.logits.push_back(scale * dot(q, rows.mean_keys[block].data(), dim) +
                           std::log(static_cast<double>(plan->k_block)));
@@ -184,7 +180,9 @@ Vector head_window_scores(const WindowScoresParams& params, std::int64_t head, s
   Vector scores(static_cast<std::size_t>(kv.rows), 0.0);
   for (std::int64_t i = 0; i < window; ++i) {
     const std::vector<double> q = get_row(params.q, i);
-    const auto p = probabilities(&q[head * kv.head_dim], keys, kv.rows - window + i, params.scale);
+    const std::int64_t row = kv.rows - window + i;
+    const std::int64_t first = kv.window(params.sliding_window).first_row(row);
+    const Vector p = probabilities(&q[head * kv.head_dim], keys, first, row, params.scale);
     for (std::size_t j = 0; j < p.size(); ++j) {
       scores[j] = params.queries == QueryReduction::kMax ? std::max(scores[j], p[j])
                                                          : scores[j] + p[j] / static_cast<double>(window);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -18,6 +19,8 @@ namespace {
 
 using Estimates = std::vector<float>;
 
+constexpr double kUnseen = -std::numeric_limits<double>::infinity();
+
 // What the estimators of one head see.
 struct HeadProblem {
   const BlockPlannerParams& params;
@@ -25,6 +28,15 @@ struct HeadProblem {
   std::span<const std::int64_t> query_rows;
   std::vector<Vector> queries, keys;  // [queries], [cache rows] of [head_dim]
   std::int64_t dim = params.kv->head_dim;
+
+  // The first cache row that a query of the call sees.
+  std::int64_t first_row(std::int64_t query) const {
+    return params.kv->window(params.window).first_row(query_rows[query]);
+  }
+  Vector probabilities(std::int64_t query) const {
+    return reference::probabilities(queries[query].data(), keys, first_row(query), query_rows[query],
+                                    double{params.scale});
+  }
 };
 
 std::vector<Vector> head_queries(const MatrixView& q, std::int64_t head, std::int64_t dim) {
@@ -46,15 +58,6 @@ HeadProblem head_problem(const BlockPlannerParams& params, const MatrixView& q,
           .keys = cached_rows(kv, kv.k, q.dtype, head / group, kv.rows)};
 }
 
-Vector probabilities(const Vector& q, const std::vector<Vector>& keys, std::int64_t row, double scale) {
-  Vector p(static_cast<std::size_t>(row + 1));
-  for (std::int64_t j = 0; j <= row; ++j) {
-    p[j] = scale * dot(q.data(), keys[j].data(), static_cast<std::int64_t>(q.size()));
-  }
-  softmax(p);
-  return p;
-}
-
 // Adds what one query (or strided query) gives the cells of each block to the block's estimate, or raises the
 // estimate to it.
 void fold(const Vector& p, std::int64_t cells_per_block, BlockCriterion criterion, Vector& estimates) {
@@ -67,8 +70,7 @@ void fold(const Vector& p, std::int64_t cells_per_block, BlockCriterion criterio
 }
 
 void fold_exact(const HeadProblem& head, std::int64_t query, Vector& estimates) {
-  const Vector p =
-      probabilities(head.queries[query], head.keys, head.query_rows[query], double{head.params.scale});
+  const Vector p = head.probabilities(query);
   if (head.rule.criterion == BlockCriterion::kMass) {
     fold(p, head.rule.k_block, BlockCriterion::kMass, estimates);
     return;
@@ -144,13 +146,17 @@ std::vector<Pool> pool_keys(const HeadProblem& head) {
 
 void fold_pooled(const HeadProblem& head, const std::vector<Pool>& pools, std::int64_t query,
                  Vector& estimates) {
-  const std::int64_t row = head.query_rows[query];
+  const std::int64_t row = head.query_rows[query], first_row = head.first_row(query);
   const Vector& q = head.queries[query];
   const double scale = head.params.scale;
   Vector p(static_cast<std::size_t>(row / head.rule.pool + 1));
   for (std::size_t i = 0; i < p.size(); ++i) {
     const std::int64_t first = static_cast<std::int64_t>(i) * head.rule.pool;
-    const std::int64_t seen = std::min(head.rule.pool, row + 1 - first);
+    const std::int64_t seen = std::min(first + head.rule.pool, row + 1) - std::max(first, first_row);
+    if (seen <= 0) {
+      p[i] = kUnseen;
+      continue;
+    }
     double sum = 0;
     for (const PoolPart& part : pools[i].parts) {
       sum += part.share * std::exp(scale * dot(q.data(), part.key.data(), head.dim));
@@ -166,7 +172,7 @@ void fold_pooled(const HeadProblem& head, const std::vector<Pool>& pools, std::i
 }
 
 // Strided query `first`: queries first..first + stride - 1, where they exist, in reverse order against rows
-// in order.
+// in order, of every cell that one of the queries sees some of.
 void fold_antidiagonal(const HeadProblem& head, std::int64_t first, Vector& estimates) {
   const std::int64_t stride = head.rule.stride;
   const auto queries = static_cast<std::int64_t>(head.queries.size());
@@ -174,6 +180,10 @@ void fold_antidiagonal(const HeadProblem& head, std::int64_t first, Vector& esti
   const std::int64_t last_row = head.query_rows[std::min(first + stride, queries) - 1];
   Vector p(static_cast<std::size_t>(last_row / stride + 1));
   for (std::size_t j = 0; j < p.size(); ++j) {
+    if (static_cast<std::int64_t>(j) < head.first_row(first) / stride) {
+      p[j] = kUnseen;
+      continue;
+    }
     for (std::int64_t r = 0; r < stride; ++r) {
       const std::int64_t query = first + stride - 1 - r, row = static_cast<std::int64_t>(j) * stride + r;
       if (query < queries && row < rows) {
@@ -240,7 +250,7 @@ Stripes find_stripes(const BlockPlannerParams& params, std::int64_t head) {
   const HeadProblem problem = head_problem(params, params.last_q, query_rows, head);
   Vector columns(static_cast<std::size_t>(rows)), diagonals(static_cast<std::size_t>(rows));
   for (std::int64_t i = 0; i < last; ++i) {
-    const Vector p = probabilities(problem.queries[i], problem.keys, query_rows[i], double{params.scale});
+    const Vector p = problem.probabilities(i);
     for (std::int64_t c = 0; c <= query_rows[i]; ++c) {
       for (double* stripe : {&columns[c], &diagonals[rows - 1 - (query_rows[i] - c)]}) {
         *stripe = params.rule.criterion == BlockCriterion::kMass ? *stripe + p[c] / static_cast<double>(last)
@@ -303,6 +313,7 @@ class ReferencePlanner final : public BlockPlanner {
       add_forced(rule, params_.dense_from_row, rows, set);
       if (estimated) Chooser().add(rule.criterion, params_.thresholds[head], estimates[i], set);
       if (!stripes_.empty()) add_stripes(stripes_[head], rule, rows, set);
+      remove_unseen(params_, rows, set);
     }
   }
 
@@ -356,7 +367,9 @@ void attention_probs(const AttentionProbsParams& params) {
   const auto keys = cached_rows(kv, kv.k, params.q.dtype, params.head / group, kv.rows);
   const auto queries = head_queries(params.q, params.head, kv.head_dim);
   for (std::int64_t i = 0; i < params.q.rows; ++i) {
-    Vector p = probabilities(queries[i], keys, params.query_rows[i], double{params.scale});
+    const std::int64_t row = params.query_rows[i];
+    Vector p = probabilities(queries[i].data(), keys, kv.window(params.window).first_row(row), row,
+                             double{params.scale});
     p.resize(static_cast<std::size_t>(kv.rows), 0.0);
     set_row(params.probs, i, p);
   }
