@@ -21,6 +21,7 @@
 
 #include "backends/backend.h"
 #include "core/error.h"
+#include "planted_qkv.h"
 
 namespace winnow {
 namespace {
@@ -55,6 +56,9 @@ std::vector<NamedRule> all_rules() {
   every_second.query_stride = 2;
   BlockRule maximum_second = maximum;
   maximum_second.query_stride = 2;
+  BlockRule outliers = maximum;
+  outliers.outliers = 2;
+  outliers.query_stride = 8;
   variance.variance = true;
   means.mean_correction = true;
   return {{"sink and local", {.estimator = kNone}, 0},
@@ -65,6 +69,7 @@ std::vector<NamedRule> all_rules() {
           {"pooled 16, mass, blocks 16x16", with_blocks(pooled, 16, 16), 0.9f},
           {"pooled 16, mass, blocks 64x64", with_blocks(pooled, 64, 64), 0.9f},
           {"pooled 16, maximum", maximum, 0.02f},
+          {"pooled 16, maximum, 2 outliers, every 8th query", outliers, 0.02f},
           {"pooled 16, maximum, every 2nd query", maximum_second, 0.02f},
           {"antidiagonal 8, mass", {.estimator = kAntidiagonal}, 0.9f},
           {"antidiagonal 16, mass", {.estimator = kAntidiagonal, .stride = 16}, 0.9f},
@@ -80,53 +85,13 @@ struct Layer {
   std::vector<std::int64_t> rows;
 };
 
-using Rows = std::vector<float>;
-
-Rows noise(std::mt19937& random, std::int64_t count) {
-  std::normal_distribution<float> normal;
-  Rows values(static_cast<std::size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
 // Without structure: attention is nearly uniform, the worst case of a choice by mass.
-Rows random_qkv(std::int64_t tokens) {
+std::vector<float> random_qkv(std::int64_t tokens) {
   std::mt19937 random(1);
   return noise(random, tokens * (kHeads + 2 * kKvHeads) * kHeadDim);
 }
 
-// What attention of a text looks like, roughly: passages of 64 tokens have a topic of their own, a query
-// looks at its own passage, one earlier passage of its choice (for each head) and the first token.
-Rows planted_qkv(std::int64_t tokens) {
-  constexpr std::int64_t kPassage = 64, kCols = (kHeads + 2 * kKvHeads) * kHeadDim;
-  std::mt19937 random(2);
-  Rows qkv = noise(random, tokens * kCols);
-  const std::int64_t passages = (tokens + kPassage - 1) / kPassage;
-  const Rows topics =
-      noise(random, (passages + 1) * kKvHeads * kHeadDim);  // the last one: of the first token
-  const auto add = [&](float* to, std::int64_t passage, std::int64_t kv_head, float factor) {
-    const float* topic = topics.data() + (passage * kKvHeads + kv_head) * kHeadDim;
-    for (std::int64_t d = 0; d < kHeadDim; ++d) to[d] += factor * topic[d];
-  };
-  for (std::int64_t row = 0; row < tokens; ++row) {
-    const std::int64_t passage = row / kPassage;
-    float* q = qkv.data() + row * kCols;
-    for (std::int64_t head = 0; head < kHeads; ++head) {
-      const std::int64_t kv_head = head / (kHeads / kKvHeads);
-      const auto earlier = static_cast<std::int64_t>(random() % static_cast<unsigned>(passage + 1));
-      add(q + head * kHeadDim, passage, kv_head, 1.0f);
-      add(q + head * kHeadDim, earlier, kv_head, 0.8f);
-      add(q + head * kHeadDim, passages, kv_head, 1.0f);
-    }
-    float* k = q + kHeads * kHeadDim;
-    for (std::int64_t kv_head = 0; kv_head < kKvHeads; ++kv_head) {
-      add(k + kv_head * kHeadDim, row == 0 ? passages : passage, kv_head, row == 0 ? 1.5f : 1.0f);
-    }
-  }
-  return qkv;
-}
-
-Layer make_layer(Backend& backend, const Rows& qkv) {
+Layer make_layer(Backend& backend, const std::vector<float>& qkv) {
   constexpr std::int64_t kCols = (kHeads + 2 * kKvHeads) * kHeadDim;
   const auto tokens = static_cast<std::int64_t>(qkv.size()) / kCols;
   Layer layer;
@@ -226,7 +191,7 @@ nlohmann::json measure(Backend& backend, const char* data, const Layer& layer, c
   for (std::size_t i = 0; i < named.size(); ++i) {
     const double ms = median(plan_ms[i]);
     if (!options.json) {
-      fmt::print("  {:36} {:8.3f} ms {:6.1f} %   density {:.3f}\n", named[i].name, ms, 100 * ms / dense,
+      fmt::print("  {:48} {:8.3f} ms {:6.1f} %   density {:.3f}\n", named[i].name, ms, 100 * ms / dense,
                  density[i]);
     }
     results.push_back({{"data", data},
@@ -288,8 +253,8 @@ void run(const Options& options) {
   nlohmann::json results = nlohmann::json::array();
   if (!options.json) fmt::print("{}, {} rounds\n", backend->description(), options.rounds);
   for (const std::int64_t tokens : options.lengths) {
-    for (const auto& [data, qkv] :
-         {std::pair{"random", random_qkv(tokens)}, {"planted", planted_qkv(tokens)}}) {
+    for (const auto& [data, qkv] : {std::pair{"random", random_qkv(tokens)},
+                                    {"planted", planted_qkv(tokens, kHeads, kKvHeads, kHeadDim)}}) {
       for (nlohmann::json& result : measure(*backend, data, make_layer(*backend, qkv), options)) {
         results.push_back(std::move(result));
       }

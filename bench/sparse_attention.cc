@@ -5,6 +5,11 @@
 //
 //   sparse_attention [--heads 9 --kv-heads 3 --head-dim 64] [--tokens 8192] [--blocks 32x32,64x64]
 //                    [--densities 1,0.25,0.1] [--repeats 9] [--threads 2] [--per-kv-head] [--f32] [--json]
+//                    [--planned]
+//
+// --planned: blocks are chosen, and the time of choosing is included: the selector `pooled` (pools of 16, 2
+// outliers, every 8th query, by maximum) with the threshold that gives the density, on rows that attend
+// somewhat like a text, as one layer of a prefill runs it (LayerPlanner without its gate).
 //
 // Dense and sparse runs take turns; speed-ups are medians of the ratios within a turn. Density 1 forces a
 // full plan through the sparse path. "cpu" compares processor time of all threads, which other programs
@@ -19,6 +24,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,6 +32,9 @@
 #include "backends/backend.h"
 #include "backends/cpu/attention.h"
 #include "backends/cpu/plan_attention.h"
+#include "planted_qkv.h"
+#include "runtime/block_attention.h"
+#include "sparsity/selector.h"
 
 namespace winnow {
 namespace {
@@ -37,10 +46,10 @@ struct Options {
   int threads = 2, repeats = 9;
   std::vector<std::string> blocks = {"16x16", "32x16", "32x32", "64x64", "128x128"};
   std::vector<double> densities = {1, 0.5, 0.25, 0.1, 0.05};
-  bool per_kv_head = false, f32 = false, json = false;
+  bool per_kv_head = false, planned = false, f32 = false, json = false;
 };
 
-// A layer whose caches and queries are random.
+// A layer whose caches and queries are random, or planted.
 class Layer {
  public:
   explicit Layer(const Options& options)
@@ -53,7 +62,15 @@ class Layer {
     kv_.kv_heads = options.kv_heads;
     kv_.head_dim = options.head_dim;
     backend_->reserve(kv_, options.tokens);
+    if (options.planned) {
+      planted_ = planted_qkv(options.tokens, options.heads, options.kv_heads, options.head_dim);
+    }
     for (std::int64_t begin = 0; begin < options.tokens; begin += kChunkRows) append(begin);
+  }
+
+  Backend& backend() const { return *backend_; }
+  AttentionView view() const {
+    return {.layer = 0, .q = view(q_), .query_rows = rows_, .kv = &kv_, .scale = scale()};
   }
 
   std::span<const std::int64_t> rows_of(std::int64_t begin) const {
@@ -64,7 +81,7 @@ class Layer {
     return {.q = view(q_).slice(begin, count),
             .query_rows = rows_of(begin),
             .kv = &kv_,
-            .scale = 1.0f / std::sqrt(static_cast<float>(options_.head_dim)),
+            .scale = scale(),
             .out = view(out_).slice(begin, count)};
   }
   const cpu::TileKernels& kernels() const {
@@ -72,6 +89,7 @@ class Layer {
   }
 
  private:
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(options_.head_dim)); }
   std::int64_t row_bytes() const {
     return dtype_bytes(backend_->compute_dtype(), options_.heads * options_.head_dim);
   }
@@ -85,7 +103,11 @@ class Layer {
     const Buffer floats = backend_->allocate(count * cols * 4), qkv = backend_->allocate(count * cols * 4);
     std::mt19937 generator(static_cast<unsigned>(begin));
     std::normal_distribution<float> normal;
-    std::generate_n(floats.as<float>(), count * cols, [&] { return normal(generator); });
+    if (planted_.empty()) {
+      std::generate_n(floats.as<float>(), count * cols, [&] { return normal(generator); });
+    } else {
+      std::copy_n(planted_.begin() + begin * cols, count * cols, floats.as<float>());
+    }
     const MatrixView x{qkv.as<>(), backend_->compute_dtype(), count, cols};
     backend_->convert({floats.as<>(), DType::kF32, count, cols}, x);
     std::vector<std::int32_t> positions(static_cast<std::size_t>(count));
@@ -100,6 +122,7 @@ class Layer {
   LayerKv kv_;
   Buffer q_, out_;
   std::vector<std::int64_t> rows_;
+  std::vector<float> planted_;
 };
 
 // Blocks on the diagonal, and others with the probability that makes the whole prompt `density`.
@@ -122,13 +145,14 @@ BlockPlan random_plan(BlockPlan full, std::span<const std::int64_t> rows, double
   return full;
 }
 
-// One way to run all chunks. Without plans: dense.
+// One way to run all chunks. Without plans and policy: dense.
 struct Variant {
   std::int64_t q_block = 0, k_block = 0;
-  std::vector<BlockPlan> plans;  // of the chunks
-  double pairs = 0;              // computed, mean over the heads
+  std::vector<BlockPlan> plans = {};           // of the chunks
+  std::optional<AttentionPolicy> policy = {};  // chooses blocks anew in every run
+  double pairs = 0;                            // computed, mean over the heads
   double density = 1;
-  std::vector<double> wall_ms, cpu_ms;
+  std::vector<double> wall_ms = {}, cpu_ms = {}, plan_ms = {};
 };
 
 // The probability for blocks off the diagonal that gives the density wanted: two tries settle it.
@@ -138,7 +162,7 @@ Variant make_variant(const Layer& layer, const Options& options, std::int64_t q_
   Variant variant;
   for (int attempt = 0; attempt < 4; ++attempt) {
     std::mt19937 generator(1);
-    variant = {.q_block = q_block, .k_block = k_block, .plans = {}, .wall_ms = {}, .cpu_ms = {}};
+    variant = {.q_block = q_block, .k_block = k_block};
     double causal = 0;
     for (std::int64_t begin = 0; begin < options.tokens; begin += kChunkRows) {
       const std::span<const std::int64_t> rows = layer.rows_of(begin);
@@ -156,12 +180,47 @@ Variant make_variant(const Layer& layer, const Options& options, std::int64_t q_
   return variant;
 }
 
+// Runs a layer's chunks, with the blocks that `policy` chooses.
+BlockRecord run_planned(const Layer& layer, const Options& options, const AttentionPolicy& policy,
+                        bool attend) {
+  LayerPlanner planner(policy, nullptr, layer.backend(), layer.view(), options.tokens);
+  for (std::int64_t begin = 0; begin < options.tokens; begin += kChunkRows) {
+    AttentionParams params = layer.params(begin);
+    params.plan = planner.plan(params.q, params.query_rows);
+    if (attend) layer.backend().attention(params);
+  }
+  return planner.record();
+}
+
+// The threshold is found by bisection.
+Variant make_planned_variant(const Layer& layer, const Options& options, std::int64_t q_block,
+                             std::int64_t k_block, double density) {
+  AttentionPolicy policy = attention_policy(SelectorKind::kPooled);
+  policy.rule.criterion = BlockCriterion::kMaximum;
+  policy.rule.q_block = q_block;
+  policy.rule.k_block = k_block;
+  policy.rule.outliers = 2;
+  policy.rule.query_stride = 8;
+  Variant variant{.q_block = q_block, .k_block = k_block, .policy = policy};
+  double low = 0, high = 1;  // the threshold lies between their squares
+  for (int attempt = 0; attempt < 12; ++attempt) {
+    const double root = (low + high) / 2;
+    variant.policy->thresholds = {{static_cast<float>(root * root)}};
+    const BlockRecord record = run_planned(layer, options, *variant.policy, false);
+    variant.pairs = record.computed_pairs;
+    variant.density = record.density();
+    (variant.density > density ? low : high) = root;
+  }
+  return variant;
+}
+
 double processor_ms() { return 1e3 * static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 void run(const Layer& layer, const Options& options, Variant& variant) {
   const auto start = std::chrono::steady_clock::now();
   const double cpu_start = processor_ms();
-  for (std::int64_t begin = 0; begin < options.tokens; begin += kChunkRows) {
+  if (variant.policy) variant.plan_ms.push_back(run_planned(layer, options, *variant.policy, true).plan_ms);
+  for (std::int64_t begin = 0; !variant.policy && begin < options.tokens; begin += kChunkRows) {
     AttentionParams params = layer.params(begin);
     if (variant.plans.empty()) {
       cpu::attention(params, layer.kernels(), options.threads);
@@ -188,8 +247,8 @@ double median_ratio(const std::vector<double>& a, const std::vector<double>& b) 
 void print(const Options& options, const Variant& dense, const std::vector<Variant>& variants) {
   nlohmann::json rows = nlohmann::json::array();
   if (!options.json) {
-    fmt::print("{:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "block", "density", "ms", "speed-up", "cpu ms",
-               "speed-up", "GFLOP/s");
+    fmt::print("{:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "block", "density", "ms", "speed-up",
+               "cpu ms", "speed-up", "GFLOP/s", "plan ms");
   }
   for (const Variant* v = &dense;; v = v == &dense ? variants.data() : v + 1) {
     if (v == variants.data() + variants.size()) break;
@@ -197,6 +256,7 @@ void print(const Options& options, const Variant& dense, const std::vector<Varia
     const double flops = 4.0 * static_cast<double>(options.head_dim * options.heads) * v->pairs;
     const double speedup = median_ratio(dense.wall_ms, v->wall_ms),
                  cpu_speedup = median_ratio(dense.cpu_ms, v->cpu_ms);
+    const double plan = v->plan_ms.empty() ? 0.0 : median(v->plan_ms);
     const std::string block = v == &dense ? "dense" : fmt::format("{}x{}", v->q_block, v->k_block);
     if (options.json) {
       rows.push_back({{"block", block},
@@ -205,10 +265,11 @@ void print(const Options& options, const Variant& dense, const std::vector<Varia
                       {"speedup", speedup},
                       {"cpu_ms", cpu},
                       {"cpu_speedup", cpu_speedup},
-                      {"gflops", flops / wall * 1e-6}});
+                      {"gflops", flops / wall * 1e-6},
+                      {"plan_ms", plan}});
     } else {
-      fmt::print("{:>9} {:>8.3f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f}\n", block, v->density, wall,
-                 speedup, cpu, cpu_speedup, flops / wall * 1e-6);
+      fmt::print("{:>9} {:>8.3f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>9.2f}\n", block, v->density,
+                 wall, speedup, cpu, cpu_speedup, flops / wall * 1e-6, plan);
     }
   }
   if (options.json) {
@@ -235,8 +296,9 @@ int measure(const Options& options) {
     if (x == std::string::npos)
       fail(ErrorCode::kBadArgument, "--blocks {}: write QUERIESxKEYS, as in 32x16", block);
     for (const double density : options.densities) {
-      variants.push_back(make_variant(layer, options, std::stoll(block.substr(0, x)),
-                                      std::stoll(block.substr(x + 1)), density));
+      const auto make = options.planned ? make_planned_variant : make_variant;
+      variants.push_back(
+          make(layer, options, std::stoll(block.substr(0, x)), std::stoll(block.substr(x + 1)), density));
     }
   }
   run(layer, options, dense);  // warm
@@ -265,6 +327,7 @@ int main(int argc, char** argv) {
   app.add_option("--blocks", options.blocks, "QUERIESxKEYS,...")->delimiter(',');
   app.add_option("--densities", options.densities)->delimiter(',');
   app.add_flag("--per-kv-head", options.per_kv_head, "one plan for the heads of a GQA group");
+  app.add_flag("--planned", options.planned, "choose the blocks, and count the time it takes");
   app.add_flag("--f32", options.f32);
   app.add_flag("--json", options.json);
   CLI11_PARSE(app, argc, argv);

@@ -134,7 +134,7 @@ struct AttentionProbsParams {
   std::span<const std::int64_t> query_rows;  // [rows], as in AttentionParams
   const LayerKv* kv = nullptr;
   float scale = 1.0f;
-  std::int64_t head = 0;  // query head
+  std::int64_t head = 0;    // query head
   MatrixView probs;         // [rows, kv->rows] float32, out
   std::int64_t window = 0;  // as in AttentionParams
 };
@@ -164,8 +164,8 @@ enum class HeadReduction : std::uint8_t { kMax, kMean };
 enum class QueryReduction : std::uint8_t { kMean, kMax };
 
 // Attention that the last queries pay to every cached row: softmax per query over what it sees (query i sits
-// at cache row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked, or
-// each of them by itself. (SnapKV's observation window, arXiv 2404.14469.)
+// at cache row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked,
+// or each of them by itself. (SnapKV's observation window, arXiv 2404.14469.)
 struct WindowScoresParams {
   MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
   const LayerKv* kv = nullptr;
@@ -173,8 +173,8 @@ struct WindowScoresParams {
   std::span<const std::int32_t> heads = {};  // query heads that are asked, in any order; empty: all
   QueryReduction queries = QueryReduction::kMean;
   HeadReduction reduction = HeadReduction::kMax;
-  bool per_head = false;    // no reduction over the heads: a row of scores for each head asked
-  std::span<float> scores;  // [kv->rows], or [heads asked, kv->rows] with per_head; out
+  bool per_head = false;            // no reduction over the heads: a row of scores for each head asked
+  std::span<float> scores;          // [kv->rows], or [heads asked, kv->rows] with per_head; out
   std::int64_t sliding_window = 0;  // AttentionParams::window
 };
 

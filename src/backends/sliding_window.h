@@ -13,8 +13,9 @@
 namespace winnow {
 
 struct SlidingWindow {
-  std::span<const std::int32_t> positions = {};  // [cache rows], ascending strictly; not read without a window
-  std::int64_t size = 0;                         // 0: no window, everything up to a query's own row is seen
+  std::span<const std::int32_t> positions =
+      {};                 // [cache rows], ascending strictly; not read without a window
+  std::int64_t size = 0;  // 0: no window, everything up to a query's own row is seen
 
   // The first cache row that the query at cache row `row` sees.
   std::int64_t first_row(std::int64_t row) const {

@@ -99,8 +99,7 @@ class CurveObserver {
     const std::int64_t head_dim = engine_.arch().head_dim;
     const std::int64_t group = curves_.heads / plan_.heads;
     for (std::int64_t head = 0; head < curves_.heads; ++head) {
-      const PlanWork work =
-          plan_work(plan_, view.query_rows, head / group, view.kv->window(view.window));
+      const PlanWork work = plan_work(plan_, view.query_rows, head / group, view.kv->window(view.window));
       const std::size_t at = curves_.index(view.layer, head, point);
       curves_.density[at] += work.computed;
       curves_.error[at] += squared_error(dense, sparse, head, head_dim);

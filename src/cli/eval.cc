@@ -184,8 +184,10 @@ void add_measuring_options(CLI::App& sub, EvalOptions& options) {
   sub.add_option("--policies", settings.policies, "Policies to compare")
       ->delimiter(',')
       ->default_str("dense,keep09,keep08,keep07");
-  sub.add_option("--text", options.text_files,
-                 "Texts for windows and haystacks, or - for stdin; default: those that come with winnow")
+  sub.add_option(
+         "--text", options.text_files,
+         "Texts for windows and haystacks: files, - for stdin, names of built-in texts; default: mix, "
+         "all of these")
       ->delimiter(',');
   sub.add_option("--n", settings.questions, "Questions of each task")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))

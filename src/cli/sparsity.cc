@@ -26,17 +26,19 @@ constexpr const char* kDefaultBlocks[] = {"1x4", "1x16", "1x32", "16x16", "32x32
 constexpr const char* kDefaultEndToEnd[] = {"16x16", "64x64"};
 constexpr float kDefaultThresholds[] = {0.0005f, 0.001f, 0.002f, 0.005f, 0.01f, 0.05f, 0.1f, 0.2f, 0.5f};
 constexpr float kEndToEndThresholds[] = {0.0005f, 0.001f, 0.002f, 0.005f, 0.01f, 0.1f};
+constexpr const char* kDefaultMapAt = "64x64:0.005";
 constexpr std::int64_t kDefaultLength = 1024;
 constexpr std::int64_t kSamples = 8;  // positions whose likeliest tokens are shown
 
 struct SparsityOptions {
   ModelOptions model;
-  std::string file, text = "mix", output;
+  std::string file, output;
+  std::vector<std::string> texts = {"mix"};
   std::int64_t length = 0;  // 0: kDefaultLength, or what the text and the context have
   std::vector<std::string> blocks, end_to_end;
   std::vector<float> thresholds;
   std::vector<std::int64_t> layers, heads;
-  std::string dump_folder, map_folder, map_at = "64x64:0.005";
+  std::string dump_folder, map_folder, map_at;
   bool as_json = false;
 };
 
@@ -95,6 +97,9 @@ Plan make_plan(const SparsityOptions& options) {
       options.map_folder.empty()) {
     throw UsageError("--layers and --heads choose what --dump and --maps write: give one of these as well");
   }
+  if (!options.map_at.empty() && options.map_folder.empty()) {
+    throw UsageError("--map-at says what the pictures of --maps show: give that as well");
+  }
   Plan plan;
   plan.shapes = options.blocks.empty() ? parse_shapes(kDefaultBlocks) : parse_shapes(options.blocks);
   for (const float threshold : options.thresholds) checked_threshold(threshold, "--thresholds");
@@ -119,7 +124,7 @@ Plan make_plan(const SparsityOptions& options) {
     plan.end_to_end = parse_shapes(options.end_to_end);
   }
   for (const BlockShape& shape : plan.end_to_end) add_unique(plan.shapes, shape);
-  parse_map_at(options.map_at, plan);
+  parse_map_at(options.map_at.empty() ? kDefaultMapAt : options.map_at, plan);
   return plan;
 }
 
@@ -136,6 +141,12 @@ std::vector<std::int64_t> chosen_indices(std::vector<std::int64_t> list, std::in
     std::iota(list.begin(), list.end(), 0);
   }
   return list;
+}
+
+std::vector<SourceText> read_file_text(const std::string& path) {
+  SourceText text{file_name(path), read_text(path)};
+  if (text.text.empty()) fail(ErrorCode::kBadArgument, "{}: is empty", text.name);
+  return {std::move(text)};
 }
 
 std::string last_words(const Tokenizer& tokenizer, std::span<const TokenId> tokens) {
@@ -170,7 +181,7 @@ class Sparsity {
   Sparsity(const SparsityOptions& options, const Plan& plan)
       : options_(options),
         plan_(plan),
-        texts_(read_texts(options.file, options.text)),
+        texts_(options.file.empty() ? read_texts(options.texts) : read_file_text(options.file)),
         engine_(open_engine(options.model)) {
     const Architecture& arch = engine_->arch();
     export_.layers = chosen_indices(options.layers, arch.layers, "--layers");
@@ -343,8 +354,11 @@ Examples:
 
 void add_inputs(CLI::App& app, SparsityOptions& options) {
   add_model_options(app, options.model);
-  app.add_option("-f,--file", options.file, "Text to read; default: the built-in texts")->type_name("FILE");
-  app.add_option("--text", options.text, "Built-in text: mix (all, one prompt each) or the name of one")
+  app.remove_option(app.get_option("--seed"));  // nothing is random here
+  app.add_option("-f,--file", options.file, "A text file")->type_name("FILE");
+  app.add_option("--text", options.texts,
+                 "Files, - for stdin, names of built-in texts, or mix: all of these; a prompt each")
+      ->delimiter(',')
       ->excludes("--file")
       ->capture_default_str();
   app.add_option("--length", options.length, "Tokens of each prompt; default: up to 1024")
@@ -368,7 +382,7 @@ void add_outputs(CLI::App& app, SparsityOptions& options) {
   app.add_option("--maps", options.map_folder, "Write pictures of them here, a .png file a head")
       ->type_name("DIR");
   app.add_option("--map-at", options.map_at, "Excluded blocks the pictures show, QxK:threshold")
-      ->capture_default_str();
+      ->default_str(kDefaultMapAt);
   app.add_option("--layers", options.layers, "Layers for --dump and --maps; default: all")->delimiter(',');
   app.add_option("--heads", options.heads, "Heads for --dump and --maps; default: all")->delimiter(',');
   app.add_flag("--json", options.as_json, "As JSON");

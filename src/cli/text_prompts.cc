@@ -30,22 +30,27 @@ std::vector<fs::path> built_in_texts() {
 
 }  // namespace
 
-std::vector<SourceText> read_texts(const std::string& file, const std::string& name) {
+std::vector<SourceText> read_texts(const std::vector<std::string>& names) {
   std::vector<SourceText> texts;
-  if (!file.empty()) {
-    texts.push_back({file_name(file), read_text(file)});
-  } else {
+  const auto add = [&](const std::string& name, const std::string& path) {
+    texts.push_back({name, read_text(path)});
+    if (texts.back().text.empty()) fail(ErrorCode::kBadArgument, "{}: is empty", name);
+  };
+  for (const std::string& name : names) {
+    const std::size_t before = texts.size();
     std::string known = "mix";
-    for (const fs::path& path : built_in_texts()) {
-      known += ", " + path.stem().string();
-      if (name == "mix" || name == path.stem())
-        texts.push_back({path.stem().string(), read_text(path.string())});
+    std::error_code ignored;
+    if (!fs::exists(name, ignored) && name != "-") {
+      for (const fs::path& path : built_in_texts()) {
+        known += ", " + path.stem().string();
+        if (name == "mix" || name == path.stem()) add(path.stem().string(), path.string());
+      }
+      if (texts.size() == before) {
+        fail(ErrorCode::kIo, "--text {}: neither a file nor a built-in text (these are {})", name, known);
+      }
+    } else {
+      add(file_name(name), name);
     }
-    if (texts.empty())
-      fail(ErrorCode::kBadArgument, "--text {}: no such built-in text (known: {})", name, known);
-  }
-  for (const SourceText& text : texts) {
-    if (text.text.empty()) fail(ErrorCode::kBadArgument, "{}: is empty", text.name);
   }
   return texts;
 }

@@ -20,9 +20,10 @@ struct SourceText {
   std::string name, text;
 };
 
-// The file's text when `file` is not empty, otherwise the built-in text `name`, or all of them for "mix".
-// Error(kIo) or Error(kBadArgument) naming what cannot be read or is not known.
-std::vector<SourceText> read_texts(const std::string& file, const std::string& name);
+// What --text means everywhere: each name is a file, - (stdin), a built-in text, or mix, which is all of
+// these. A file goes before a built-in text of the same name. Error(kIo) or Error(kBadArgument) naming what
+// cannot be read or is not known.
+std::vector<SourceText> read_texts(const std::vector<std::string>& names);
 
 // One prompt a text, all of the same length: `length` tokens from each text's start, or with 0 as many as all
 // of them have, `most` at the utmost. Error(kBadArgument) names a text that is too short.

@@ -62,9 +62,9 @@ LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* 
   const std::span<const std::int64_t> computed = all.query_rows.last(static_cast<std::size_t>(rows));
   if (all.layer < policy.dense_first_layers) {
     layer_dense_ = DenseReason::kFirstLayers;
-  } else if (costs != nullptr && !costs->planning_may_pay(static_cast<double>(all.kv->rows),
-                                                          visible_pairs(computed, window()),
-                                                          forced_pairs(computed))) {
+  } else if (costs != nullptr &&
+             !costs->planning_may_pay(static_cast<double>(all.kv->rows), visible_pairs(computed, window()),
+                                      forced_pairs(computed))) {
     layer_dense_ = DenseReason::kShort;
   }
 }

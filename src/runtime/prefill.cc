@@ -231,7 +231,8 @@ void Session::count_work(const Turn& turn, const BlockRecord& record) {
   const std::int64_t window = layer(record.layer).window();
   for (std::int64_t i = 1; i <= turn.prompt_tokens; ++i) {
     const std::int64_t causal = turn.first_position + i;
-    prefill_stats_.dense_attention_pairs += static_cast<double>(window == 0 ? causal : std::min(causal, window));
+    prefill_stats_.dense_attention_pairs +=
+        static_cast<double>(window == 0 ? causal : std::min(causal, window));
   }
 }
 

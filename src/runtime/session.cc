@@ -87,9 +87,8 @@ void Session::decode(TokenId token) {
     const double pairs = plan == nullptr ? causal : plan_work(*plan, {&row, 1}, window).computed;
     step.attend(hidden, q, {&row, 1}, kv, plan);
     step.feed_forward(hidden);
-    decode_stats_.kv_bytes +=
-        static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) * pairs /
-        static_cast<double>(kv.rows);
+    decode_stats_.kv_bytes += static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) *
+                              pairs / static_cast<double>(kv.rows);
     decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
     decode_stats_.attention_pairs += pairs;
     decode_stats_.causal_pairs += causal;

@@ -19,7 +19,7 @@ struct ScorerInput {
   MatrixView q;                 // [tokens, q_dim] rotated queries of layer - 1
   float attention_scale = 1.0f;
   std::int64_t attention_window = 0;  // of layer - 1, as AttentionParams::window
-  MatrixView hidden;  // [tokens, model_dim] input of the stage's layer (needs_hidden() only)
+  MatrixView hidden;                  // [tokens, model_dim] input of the stage's layer (needs_hidden() only)
 };
 
 class Scorer {

@@ -150,8 +150,7 @@ class Problem {
         "pool {}, variance {}, query stride {}, threshold {}, window {}",
         name(precision_), case_.shape.heads, case_.shape.head_dim, case_.rows, case_.query_rows.size(),
         case_.query_rows.front(), static_cast<int>(r.estimator), static_cast<int>(r.criterion), r.q_block,
-        r.k_block, r.stride, r.pool, r.variance, r.query_stride, case_.thresholds[0],
-        case_.window);
+        r.k_block, r.stride, r.pool, r.variance, r.query_stride, case_.thresholds[0], case_.window);
   }
 
   void expect_well_formed(const BlockPlan& plan) {

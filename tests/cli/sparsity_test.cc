@@ -75,6 +75,9 @@ TEST_F(SparsityTest, BuiltInTexts) {
   const json report = sparsity({"--length", "40", "--block", "8", "--thresholds", "0.05"});
   EXPECT_EQ(report["text"].size(), 3u);
   EXPECT_EQ(report["sweep"][0]["end_to_end"]["positions"], 120);
+  const json mixed =
+      sparsity({"--text", "kjv," + text_, "--length", "40", "--block", "8", "--end-to-end", "none"});
+  EXPECT_EQ(mixed["text"].size(), 2u);
   EXPECT_EQ(sparsity({"--text", "kjv", "--length", "40", "--block", "8", "--end-to-end",
                       "none"})["text"][0]["source"],
             "kjv");
@@ -133,7 +136,9 @@ TEST_F(SparsityTest, MistakesAreNamedBeforeTheWork) {
   expect_error(run_program(command({"-o", scratch_.file("no/out.json")})), 1, "no/out.json");
   expect_error(run_program(command({"--thresholds", "0"})), 2, "--thresholds 0");
   expect_error(run_program(command({"--thresholds", "1.5"})), 2, "1.5");
-  expect_error(run_program(command({"--map-at", "64x64"})), 2, "--map-at");
+  expect_error(run_program(command({"--map-at", "64x64", "--maps", scratch_.file("maps")})), 2, "64x64");
+  expect_error(run_program(command({"--map-at", "64x64:0.1"})), 2, "--maps");
+  expect_error(run_program(command({"--seed", "1"})), 2, "--seed");
   expect_error(run_program({"sparsity", "--random-weights", "qwen2-0.5b"}), 1, "random weights");
 }
 

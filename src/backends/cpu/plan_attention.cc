@@ -242,13 +242,13 @@ struct MaskedTile {
     bool any = false;
     bias.fill(kUnseen);
     for (std::int64_t i = 0; i < tile().rows; ++i) {
-      const std::int64_t begin = std::max(first, tile().firsts[i]);
+      const std::int64_t seen = std::max(first, tile().firsts[i]);
       const std::int64_t limit = std::min(first + kTileKeys, tile().limits[i]);
       const std::span<const std::int32_t> listed = call.plan.row(plan_head, query_block(i));
-      for (auto block = std::lower_bound(listed.begin(), listed.end(), begin / k_block);
+      for (auto block = std::lower_bound(listed.begin(), listed.end(), seen / k_block);
            block != listed.end() && *block * k_block < limit; ++block) {
         any = true;
-        for (std::int64_t key = std::max(*block * k_block, begin);
+        for (std::int64_t key = std::max(*block * k_block, seen);
              key < std::min((*block + 1) * k_block, limit); ++key) {
           bias[i * kTileKeys + key - first] = 0;
         }
@@ -286,7 +286,8 @@ void attend_masked(const Call& call, std::int64_t plan_head, std::int64_t begin,
   }
   if (call.plan.means) {
     const std::int64_t count = call.replaceable(masked.query_block(tile.rows - 1)).end;
-    for (std::int64_t first = call.replaceable(masked.query_block(0)).begin / kTileKeys * kTileKeys; first < count; first += kTileKeys) {
+    for (std::int64_t first = call.replaceable(masked.query_block(0)).begin / kTileKeys * kTileKeys;
+         first < count; first += kTileKeys) {
       masked.mask_means(first);
       masked.attend(*call.plan.means, first, keys_from(first, count));
     }
@@ -310,8 +311,7 @@ bool is_full(const BlockPlan& plan, std::span<const std::int64_t> query_rows, co
   for (std::int64_t head = 0; head < plan.heads; ++head) {
     for (std::int64_t block = 0; block < plan.query_blocks; ++block) {
       const std::int64_t first = window.first_row(query_rows[block * plan.q_block]) / plan.k_block;
-      const std::int64_t last =
-          query_rows[std::min(queries, (block + 1) * plan.q_block) - 1] / plan.k_block;
+      const std::int64_t last = query_rows[std::min(queries, (block + 1) * plan.q_block) - 1] / plan.k_block;
       const std::span<const std::int32_t> row = plan.row(head, block);
       const std::span<const std::int32_t> listed(std::lower_bound(row.begin(), row.end(), first), row.end());
       // Blocks ascend: the last of the needed ones is in its place only if all are there.

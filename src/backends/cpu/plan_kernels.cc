@@ -181,8 +181,8 @@ HWY_INLINE void mark_first_pool(F d, const PooledScores& p, const PoolColumns& c
     for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes_of(d)) {
       float* s = p.s + i * kKeyBlock + lane;
       const auto unseen = row_mask(d, lane, 0, hidden);
-      hn::StoreU(
-          hn::IfThenElse(unseen, hn::Set(d, -std::numeric_limits<float>::infinity()), hn::LoadU(d, s)), d, s);
+      hn::StoreU(hn::IfThenElse(unseen, hn::Set(d, -std::numeric_limits<float>::infinity()), hn::LoadU(d, s)),
+                 d, s);
     }
   }
 }

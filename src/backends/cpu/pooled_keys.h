@@ -25,7 +25,9 @@ class PooledKeys {
   const std::byte* variances(std::int64_t kv_head) const { return head_start(variances_, kv_head); }
 
   // The group of columns that cache row `row` belongs to.
-  std::int64_t group_of(std::int64_t row) const { return row / (pool_ * columns_.pools_per_block) / kKeyBlock; }
+  std::int64_t group_of(std::int64_t row) const {
+    return row / (pool_ * columns_.pools_per_block) / kKeyBlock;
+  }
   // Columns of all groups up to that one.
   std::int64_t columns_up_to(std::int64_t row) const { return (group_of(row) + 1) * columns_.group(); }
 

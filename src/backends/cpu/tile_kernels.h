@@ -29,8 +29,8 @@ constexpr std::int64_t kMaxHeadDim = 512;
 constexpr float kRescaleSlack = 8.0f;
 
 struct QueryTile {
-  Buffer q, o;                        // [kTileQueries, padded_dim] compute type and float32
-  std::int64_t rows = 0;              // queries in use; q is zero behind them
+  Buffer q, o;            // [kTileQueries, padded_dim] compute type and float32
+  std::int64_t rows = 0;  // queries in use; q is zero behind them
   // Query i sees cache rows firsts[i] to limits[i] - 1; first and limit: what all queries see together.
   std::int64_t first = 0, limit = 0;
   std::int64_t firsts[kTileQueries], limits[kTileQueries];

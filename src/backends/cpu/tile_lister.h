@@ -20,7 +20,7 @@ class TileLister : public BlockLister {
  protected:
   struct Sample {
     std::int64_t first, row;  // the first and the last cache row it sees
-    std::int64_t block;  // its query block, counted from the task's first
+    std::int64_t block;       // its query block, counted from the task's first
   };
   // A thread's working memory.
   struct Scratch {
@@ -80,6 +80,7 @@ struct CellFold {
   bool largest;
   float scale;
 };
-void fold_cells(float* s, std::int64_t begin, std::int64_t end, const CellFold& how, float* cells, float* estimates);
+void fold_cells(float* s, std::int64_t begin, std::int64_t end, const CellFold& how, float* cells,
+                float* estimates);
 
 }  // namespace winnow::cpu
