@@ -1,6 +1,7 @@
 // Block-sparse attention on the GPU: is it right, and how fast is it?
 //
 //   sparse_attention_bench check               every shape against double precision; exit 1 if one is wrong
+//   sparse_attention_bench profile             a few launches of each kernel, for a profiler
 //   sparse_attention_bench time [OUT.json]     Qwen2-7B's attention (28 heads, 4 kv heads, 128): random
 //   plans, then
 //                                              plans chosen on the GPU, with the time that takes
@@ -314,7 +315,8 @@ double median_ms(const Run& run, int repeats) {
 struct Planned {
   double threshold, density, summary_ms, plan_ms, attention_ms, total_ms;
 };
-Planned time_planned(const Case& c, const BlockRule& rule, double density, std::uint64_t seed) {
+Planned time_planned(const Case& c, const BlockRule& rule, double density, std::uint64_t seed,
+                     int repeats = 10) {
   Problem problem(c, seed);
   const std::vector<float> half(static_cast<std::size_t>(c.heads), 0.5f);
   DeviceArray<float> thresholds(half);
@@ -354,17 +356,24 @@ Planned time_planned(const Case& c, const BlockRule& rule, double density, std::
   }
   const auto summarise = [&] { summarise_keys(p, summary.data, nullptr); };
   const auto attend = [&] { attend_blocks(problem.params(), nullptr); };
-  result.summary_ms = median_ms(summarise, 10);
-  result.plan_ms = median_ms(plan, 10);
-  result.attention_ms = median_ms(attend, 10);
+  result.summary_ms = median_ms(summarise, repeats);
+  result.plan_ms = median_ms(plan, repeats);
+  result.attention_ms = median_ms(attend, repeats);
   result.total_ms = median_ms(
       [&] {
         summarise();
         plan();
         attend();
       },
-      10);
+      repeats);
   return result;
+}
+
+// A few launches of each kernel, for a profiler.
+int profile() {
+  const BlockRule rule{.q_block = 128, .k_block = 128, .pool = 16, .outliers = 1, .query_stride = 4};
+  time_planned({28, 4, 128, 32768, 32768, 128, 128, 0.1}, rule, 0.1, 1, 1);
+  return 0;
 }
 
 int time_all(const char* path) {
@@ -442,7 +451,8 @@ int time_all(const char* path) {
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "check") return winnow::cuda::check_all();
+  if (mode == "profile") return winnow::cuda::profile();
   if (mode == "time") return winnow::cuda::time_all(argc > 2 ? argv[2] : nullptr);
-  std::fprintf(stderr, "usage: %s check | time [OUT.json]\n", argv[0]);
+  std::fprintf(stderr, "usage: %s check | profile | time [OUT.json]\n", argv[0]);
   return 2;
 }

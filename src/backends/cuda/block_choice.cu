@@ -24,6 +24,8 @@ struct ChoiceArgs {
   std::uint32_t* listed;
 };
 
+// A block of threads for each (head, query block): vertical_slash, no estimates at all, or more key blocks
+// than a warp holds.
 class Choice {
  public:
   __device__ Choice(const ChoiceArgs& args, float* estimates)
@@ -91,9 +93,19 @@ class Choice {
     const auto samples = static_cast<int>(a_.rule.estimator == BlockEstimator::kAntidiagonal
                                               ? (count_ + a_.rule.stride - 1) / a_.rule.stride
                                               : asked_count(count_, asks_every()));
-    const std::int64_t stride = a_.shape.stride();
     const float* scores = a_.scores + (static_cast<std::int64_t>(head_) * a_.shape.query_blocks + block_) *
-                                          a_.shape.samples * stride;
+                                          a_.shape.samples * a_.shape.stride();
+    add_up(scores, samples);
+    __syncthreads();
+  }
+
+  __device__ float merge(float a, float b) const {
+    return a_.rule.criterion == BlockCriterion::kMass ? a + b : fmaxf(a, b);
+  }
+
+  // In two readings: what a sample's scores add up to, then a block's probabilities.
+  __device__ void add_up(const float* scores, int samples) {
+    const std::int64_t stride = a_.shape.stride();
     for (int i = thread_ / 32; i < samples; i += kWarps) {
       float largest = -INFINITY, sum = 0;
       for (int j = thread_ % 32; j < blocks_; j += 32) largest = fmaxf(largest, scores[i * stride + j]);
@@ -105,13 +117,9 @@ class Choice {
     __syncthreads();
     for (int j = thread_; j < blocks_; j += kThreads) {
       float estimate = 0;
-      for (int i = 0; i < samples; ++i) {
-        const float p = exp2f(scores[i * stride + j] - sums_[i]);
-        estimate = a_.rule.criterion == BlockCriterion::kMass ? estimate + p : fmaxf(estimate, p);
-      }
+      for (int i = 0; i < samples; ++i) estimate = merge(estimate, exp2f(scores[i * stride + j] - sums_[i]));
       estimates_[j] = estimate;
     }
-    __syncthreads();
   }
   __device__ std::int64_t asks_every() const {
     return a_.rule.estimator == BlockEstimator::kPooled ? a_.rule.query_stride : 1;
@@ -122,11 +130,13 @@ class Choice {
     double total = 0, taken = 0;
     for (int j = thread_; j < blocks_; j += kThreads) {
       total += static_cast<double>(estimates_[j]);
-      if (has(j)) taken += static_cast<double>(estimates_[j]);
+      if (!has(j)) continue;
+      taken += static_cast<double>(estimates_[j]);
+      estimates_[j] = -1;  // does not stand for election
     }
     total = block_sum<kThreads>(total);
     taken = block_sum<kThreads>(taken);
-    const auto get = [this](int j) { return has(j) ? -1.0f : estimates_[j]; };
+    const auto get = [this](int j) { return estimates_[j]; };
     return cut_mass<kThreads>(get, blocks_, total, taken, threshold);
   }
 
@@ -158,6 +168,163 @@ class Choice {
 __global__ void __launch_bounds__(kThreads) choose(const __grid_constant__ ChoiceArgs args) {
   extern __shared__ float memory[];
   Choice(args, memory).run();
+}
+
+// A warp for each (head, query block) that has estimates: lane i holds blocks i, i + 32, ..., kOwn of them,
+// so a ballot is a word of the plan, and nothing is shared.
+template <int kOwn>
+class WarpChoice {
+ public:
+  __device__ WarpChoice(const ChoiceArgs& args, int index)
+      : a_(args), lane_(static_cast<int>(threadIdx.x) % 32) {
+    const auto q_block = static_cast<int>(args.rule.q_block),
+               query_blocks = static_cast<int>(args.shape.query_blocks);
+    head_ = index / query_blocks;
+    block_ = index % query_blocks;
+    first_ = block_ * q_block;
+    count_ = min(q_block, args.queries - first_);
+    first_row_ = row_of(0);
+    last_row_ = row_of(count_ - 1);
+    blocks_ = last_row_ / static_cast<int>(args.rule.k_block) + 1;
+  }
+
+  __device__ void run() {
+    find_forced();
+    add_up();
+    const Cut cut = find_own_cut(a_.thresholds[head_]);
+    std::uint32_t* out =
+        a_.listed + (static_cast<std::int64_t>(head_) * a_.shape.query_blocks + block_) * a_.words;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) {
+      const int j = lane_ + 32 * k;
+      const bool listed = (forced_ >> k & 1) != 0 || (j < blocks_ && cut.takes(estimates_[k], j));
+      const std::uint32_t word = __ballot_sync(kWholeWarp, listed);
+      if (lane_ == 0 && k < a_.words) out[k] = word;
+    }
+  }
+
+ private:
+  static constexpr unsigned kWholeWarp = 0xffffffffu;
+
+  __device__ int row_of(int i) const {
+    return a_.query_rows != nullptr ? a_.query_rows[first_ + i] : a_.first_row + first_ + i;
+  }
+  __device__ void force(int begin, int end) {
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) {
+      const int j = lane_ + 32 * k;
+      forced_ |= static_cast<std::uint32_t>(j >= begin && j < end) << k;
+    }
+  }
+  __device__ void find_forced() {
+    const auto k_block = static_cast<int>(a_.rule.k_block);
+    if (a_.dense_from_row >= 0 && last_row_ >= a_.dense_from_row) return force(0, blocks_);
+    const std::int64_t sinks = (a_.rule.sink_tokens + k_block - 1) / k_block;
+    force(0, static_cast<int>(min(static_cast<std::int64_t>(blocks_), sinks)));
+    const auto local = static_cast<int>(min(a_.rule.local_tokens, std::int64_t{1} << 30));
+    const bool consecutive = last_row_ - first_row_ == count_ - 1;
+    if (consecutive) return force(max(0, first_row_ - local) / k_block, blocks_);
+    for (int i = 0; i < count_; ++i) force(max(0, row_of(i) - local) / k_block, row_of(i) / k_block + 1);
+  }
+
+  __device__ void add_up() {
+    const bool strided = a_.rule.estimator == BlockEstimator::kAntidiagonal;
+    const bool mass = a_.rule.criterion == BlockCriterion::kMass;
+    const std::int64_t every = a_.rule.estimator == BlockEstimator::kPooled ? a_.rule.query_stride : 1;
+    const auto stride = static_cast<int>(a_.shape.stride());
+    const auto samples = static_cast<int>(strided ? (count_ + a_.rule.stride - 1) / a_.rule.stride
+                                                  : asked_count(count_, every));
+    const std::int64_t row = static_cast<std::int64_t>(head_) * a_.shape.query_blocks + block_;
+    const float* scores = a_.scores + row * a_.shape.samples * stride + lane_;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) estimates_[k] = 0;
+#pragma unroll 2
+    for (int i = 0; i < samples; ++i, scores += stride) {
+      float x[kOwn], largest = -INFINITY, sum = 0;
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) {
+        x[k] = lane_ + 32 * k < blocks_ ? scores[32 * k] : -INFINITY;
+        largest = fmaxf(largest, x[k]);
+      }
+      largest = a_.whole ? 0 : warp_max(largest);
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) {
+        x[k] = power_of_2(x[k] - largest);
+        sum += x[k];
+      }
+      const float share = a_.whole ? 1 : __fdividef(1.0f, warp_sum(sum));
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) {
+        estimates_[k] = mass ? fmaf(x[k], share, estimates_[k]) : fmaxf(estimates_[k], x[k] * share);
+      }
+    }
+  }
+  __device__ __forceinline__ static float power_of_2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
+
+  __device__ Cut find_own_cut(float threshold) {
+    if (a_.rule.criterion == BlockCriterion::kMaximum) return {threshold, 0};
+    if (threshold >= 1) return {__uint_as_float(1), 0};  // all that are not 0
+    float total = 0, taken = 0;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) {
+      const bool forced = (forced_ >> k & 1) != 0;
+      total += estimates_[k];
+      taken += forced ? estimates_[k] : 0;
+      if (forced) estimates_[k] = -1;  // does not stand for election
+    }
+    const float wanted = threshold * warp_sum(total) - warp_sum(taken);
+    if (wanted <= 0) return {};
+    // The largest float from which on the estimates suffice; as bits, floats that are not negative are
+    // ordered.
+    std::uint32_t low = 1, high = 0x7f800000u;
+    while (high - low > 1) {
+      const std::uint32_t middle = low + (high - low) / 2;
+      (mass_from(__uint_as_float(middle)) >= wanted ? low : high) = middle;
+    }
+    return {__uint_as_float(low), first_equal(__uint_as_float(low), wanted)};
+  }
+  __device__ float mass_from(float lowest) const {
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) sum += estimates_[k] >= lowest ? estimates_[k] : 0;
+    return warp_sum(sum);
+  }
+  // Of estimates equal to the lowest that is needed the later ones go first.
+  __device__ int first_equal(float lowest, float wanted) const {
+    float above = 0;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) above += estimates_[k] > lowest ? estimates_[k] : 0;
+    float missing = wanted - warp_sum(above);
+    int first = 0x7fffffff;
+#pragma unroll
+    for (int k = kOwn - 1; k >= 0; --k) {
+      for (unsigned equal = __ballot_sync(kWholeWarp, estimates_[k] == lowest); equal != 0 && missing > 0;) {
+        const int lane = 31 - __clz(static_cast<int>(equal));
+        equal ^= 1u << lane;
+        missing -= lowest;
+        first = 32 * k + lane;
+      }
+    }
+    return first;
+  }
+
+  const ChoiceArgs& a_;
+  int lane_, head_, block_, first_, count_, first_row_, last_row_, blocks_;
+  std::uint32_t forced_ = 0;  // bit k: block lane + 32 k
+  float estimates_[kOwn];
+};
+
+constexpr int kChoiceWarps = 4;
+
+template <int kOwn>
+__global__ void __launch_bounds__(kChoiceWarps * 32)
+    choose_by_warps(const __grid_constant__ ChoiceArgs args, int count) {
+  const auto index = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
+  if (index < count) WarpChoice<kOwn>(args, index).run();
 }
 
 __global__ void unite(const std::uint32_t* from, std::uint32_t* to, std::int64_t row_words, int group) {
@@ -294,15 +461,23 @@ void list_blocks(const PlanningParams& p, const void* summary, const PlanningQue
     args.diagonals_below = stripes.diagonals_below;
   }
   const auto bytes = static_cast<unsigned>((shape.stride() + shape.samples + words) * 4);
-  check_cuda(cudaFuncSetAttribute(choose, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10),
-             "block choice");
-  const auto query_blocks = static_cast<unsigned>(shape.query_blocks);
-  choose<<<dim3(query_blocks, static_cast<unsigned>(p.heads)), kThreads, bytes, stream>>>(args);
+  const std::int64_t rows = p.heads * shape.query_blocks;
+  const auto warp_grid = static_cast<unsigned>((rows + kChoiceWarps - 1) / kChoiceWarps);
+  if (args.estimated && shape.key_blocks <= 32 * 8) {
+    choose_by_warps<8><<<warp_grid, kChoiceWarps * 32, 0, stream>>>(args, static_cast<int>(rows));
+  } else if (args.estimated && shape.key_blocks <= 32 * 32) {
+    choose_by_warps<32><<<warp_grid, kChoiceWarps * 32, 0, stream>>>(args, static_cast<int>(rows));
+  } else {
+    check_cuda(cudaFuncSetAttribute(choose, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10),
+               "block choice");
+    const dim3 grid(static_cast<unsigned>(shape.query_blocks), static_cast<unsigned>(p.heads));
+    choose<<<grid, kThreads, bytes, stream>>>(args);
+  }
   check_cuda(cudaGetLastError(), "block choice");
   if (!p.rule.group_union) return;
   const std::int64_t row_words = shape.query_blocks * words;
-  const dim3 grid(static_cast<unsigned>((row_words + 255) / 256), static_cast<unsigned>(p.kv_heads));
-  unite<<<grid, 256, 0, stream>>>(by_head, listed, row_words, static_cast<int>(p.heads / p.kv_heads));
+  const dim3 union_grid(static_cast<unsigned>((row_words + 255) / 256), static_cast<unsigned>(p.kv_heads));
+  unite<<<union_grid, 256, 0, stream>>>(by_head, listed, row_words, static_cast<int>(p.heads / p.kv_heads));
   check_cuda(cudaGetLastError(), "union of plans");
 }
 

@@ -63,9 +63,9 @@ __host__ __device__ constexpr int stages_of(int chunks) {
   const int fit = (kTileBytes - kWarpgroups * sample_bytes(chunks)) / stage_bytes(chunks);
   return fit < kMaxStages ? fit : kMaxStages;
 }
-// What a part of a block weighs, and where its pool begins in the block.
+// How many rows a part of a block stands for, and where its pool begins in the block.
 struct Part {
-  float weight_log2;
+  float weight;
   int first_row;
 };
 struct ScoreMemory {
@@ -127,30 +127,44 @@ class Folder {
     return y;
   }
 
+  // How many rows of the part's pool the sample of sum i sees; not positive: none.
+  __device__ __forceinline__ int seen(const Part& part, int i) const {
+    return limits_[i / 2] + 1 - (block_ + own_block_ + i % 2) * a_.k_block - part.first_row;
+  }
+
+  // Four sums of kSegment terms: weight 2^(scale s), behind `min_row` times the share of its rows that is
+  // seen.
   template <bool kMasked>
   __device__ __forceinline__ void fold_segment(const float (&s)[kColumns / 2], int segment) {
+    float base[4], sum[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      float x[kSegment], highest = -INFINITY, sum = 0;
+      float highest = -INFINITY;
 #pragma unroll
       for (int j = 0; j < kSegment; ++j) {
-        const Part part = parts_[part_ + j];
-        x[j] = fmaf(s[4 * (segment * kSegment + j) + i], a_.scale_log2, part.weight_log2);
-        if (kMasked) {
-          const int seen = limits_[i / 2] + 1 - (block_ + own_block_ + i % 2) * a_.k_block - part.first_row;
-          const float share = __log2f(static_cast<float>(max(seen, 1)) * a_.pool_share);
-          x[j] = seen <= 0 ? -INFINITY : x[j] + fminf(share, 0.0f);
-        }
-        highest = fmaxf(highest, x[j]);
+        const float x = s[4 * (segment * kSegment + j) + i];
+        highest = fmaxf(highest, kMasked && seen(parts_[part_ + j], i) <= 0 ? -INFINITY : x);
       }
-      if (part_ > 0) highest = fmaxf(highest, largest_[i]);
-      const float base = highest == -INFINITY ? 0 : highest;
-#pragma unroll
-      for (int j = 0; j < kSegment; ++j) sum += power_of_2(x[j] - base);
-      if (part_ > 0) sum += sum_[i] * power_of_2(largest_[i] - base);
-      largest_[i] = highest;
-      sum_[i] = sum;
+      const float before = part_ > 0 ? largest_[i] : -INFINITY;
+      largest_[i] = fmaxf(highest * a_.scale_log2, before);
+      base[i] = largest_[i] == -INFINITY ? 0 : largest_[i];
+      sum[i] = part_ > 0 ? sum_[i] * power_of_2(before - base[i]) : 0;
     }
+#pragma unroll
+    for (int j = 0; j < kSegment; ++j) {
+      const Part part = parts_[part_ + j];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float x = fmaf(s[4 * (segment * kSegment + j) + i], a_.scale_log2, -base[i]), weight = part.weight;
+        if (kMasked) {
+          x = fminf(x, 0.0f);  // what is not seen may be larger than the largest that is
+          weight *= __saturatef(static_cast<float>(seen(part, i)) * a_.pool_share);
+        }
+        sum[i] = fmaf(power_of_2(x), weight, sum[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum_[i] = sum[i];
   }
   __device__ __forceinline__ void store() {
 #pragma unroll
@@ -190,8 +204,7 @@ __global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
     barrier_init_fence();
   }
   for (int i = thread; i < a.parts; i += blockDim.x) {
-    shared.parts[i] = {i < a.pools ? __log2f(static_cast<float>(a.pool - a.outliers)) : 0,
-                       i % a.pools * a.pool};
+    shared.parts[i] = {i < a.pools ? static_cast<float>(a.pool - a.outliers) : 1.0f, i % a.pools * a.pool};
   }
   __syncthreads();
 

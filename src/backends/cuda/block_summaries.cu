@@ -7,7 +7,7 @@
 namespace winnow::cuda {
 namespace {
 
-constexpr int kWarps = 8, kMaxHeadDim = 512, kLaneDims = kMaxHeadDim / 32;
+constexpr int kWarps = 8;
 
 struct KeyArgs {
   const void* k;
@@ -42,8 +42,20 @@ struct Farthest {
   }
 };
 
-// A warp for each pool; lane i holds dimensions i, i + 32, ... Pools past the cache's end become zeros.
-template <class T>
+// kCount consecutive elements, loaded together. head_dim is a multiple of 8 or kCount is 1.
+template <int kCount, class T>
+__device__ __forceinline__ void load_many(const T* from, float (&to)[kCount]) {
+  struct alignas(kCount * sizeof(T) > 16 ? 16 : kCount * sizeof(T)) Pack {
+    T values[kCount];
+  };
+  const Pack pack = *reinterpret_cast<const Pack*>(from);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) to[i] = load_element(pack.values[i]);
+}
+
+// A warp for each pool; lane i holds dimensions kOwn i and the next, and so on in steps of 32 kOwn. Pools
+// past the cache's end become zeros.
+template <class T, int kOwn, int kRounds>
 __global__ void pool_keys(KeyArgs a, T* summary) {
   const ScoreShape& shape = a.shape;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -60,27 +72,37 @@ __global__ void pool_keys(KeyArgs a, T* summary) {
   const auto row_of = [&](T* base, std::int64_t part) {
     return base + summary_row(shape, block, part * shape.pools + pool) * shape.row_elements;
   };
-  float sums[kLaneDims] = {}, mean[kLaneDims], spread[kLaneDims] = {};
-  for (int row = first; row < past; ++row) {
+  const auto load_row = [&](int row, float(&to)[kRounds][kOwn]) {
 #pragma unroll
-    for (int i = 0; i < kLaneDims; ++i) {
-      const int d = lane + 32 * i;
-      if (d < a.dim) sums[i] += load_element(keys[row * a.row_stride + d]);
+    for (int round = 0; round < kRounds; ++round) {
+      const int d = (round * 32 + lane) * kOwn;
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) to[round][i] = 0;
+      if (d < a.dim) load_many<kOwn>(keys + row * a.row_stride + d, to[round]);
     }
+  };
+  float sums[kRounds][kOwn] = {}, mean[kRounds][kOwn], spread[kRounds][kOwn] = {}, key[kRounds][kOwn];
+#pragma unroll 8
+  for (int row = first; row < past; ++row) {
+    load_row(row, key);
+#pragma unroll
+    for (int i = 0; i < kRounds * kOwn; ++i) sums[i / kOwn][i % kOwn] += key[i / kOwn][i % kOwn];
   }
   const float share = past > first ? 1.0f / static_cast<float>(past - first) : 0.0f;
-  for (int i = 0; i < kLaneDims; ++i) mean[i] = sums[i] * share;
+#pragma unroll
+  for (int i = 0; i < kRounds * kOwn; ++i) mean[i / kOwn][i % kOwn] = sums[i / kOwn][i % kOwn] * share;
   const bool full = past - first == shape.pool;
   Farthest farthest;
   if ((a.outliers > 0 && full) || a.variance) {
+#pragma unroll 4
     for (int row = first; row < past; ++row) {
+      load_row(row, key);
       float distance = 0;
 #pragma unroll
-      for (int i = 0; i < kLaneDims; ++i) {
-        const int d = lane + 32 * i;
-        if (d >= a.dim) continue;
-        const float off = load_element(keys[row * a.row_stride + d]) - mean[i];
-        spread[i] = fmaf(off, off, spread[i]);
+      for (int i = 0; i < kRounds * kOwn; ++i) {
+        if ((i / kOwn * 32 + lane) * kOwn >= a.dim) continue;
+        const float off = key[i / kOwn][i % kOwn] - mean[i / kOwn][i % kOwn];
+        spread[i / kOwn][i % kOwn] = fmaf(off, off, spread[i / kOwn][i % kOwn]);
         distance = fmaf(off, off, distance);
       }
       if (a.outliers > 0) farthest.offer(warp_sum(distance), row, a.outliers);
@@ -88,21 +110,37 @@ __global__ void pool_keys(KeyArgs a, T* summary) {
   }
   const int taken = full ? a.outliers : 0;
   const float rest_share = past > first ? 1.0f / static_cast<float>(past - first - taken) : 0.0f;
+  const auto store_row = [&](T* to, const float(&values)[kRounds][kOwn], float scale) {
 #pragma unroll
-  for (int i = 0; i < kLaneDims; ++i) {
-    const int d = lane + 32 * i;
-    if (d >= shape.row_elements) continue;
-    float rest = sums[i];
-    for (int part = 1; part <= a.outliers; ++part) {
-      float key = mean[i];
-      if (taken > 0) {
-        key = d < a.dim ? load_element(keys[farthest.rows[part - 1] * a.row_stride + d]) : 0.0f;
-        rest -= key;
-      }
-      store_element(row_of(heads, part)[d], key);
+    for (int i = 0; i < kRounds * kOwn; ++i) {
+      const int d = (i / kOwn * 32 + lane) * kOwn + i % kOwn;
+      if (d < shape.row_elements) store_element(to[d], values[i / kOwn][i % kOwn] * scale);
     }
-    store_element(row_of(heads, 0)[d], rest * rest_share);
-    if (a.variance) store_element(row_of(variances, 0)[d], spread[i] * share);
+  };
+  for (int part = 1; part <= a.outliers; ++part) {
+    if (taken == 0) {
+      store_row(row_of(heads, part), mean, 1);
+      continue;
+    }
+    load_row(farthest.rows[part - 1], key);
+    store_row(row_of(heads, part), key, 1);
+#pragma unroll
+    for (int i = 0; i < kRounds * kOwn; ++i) sums[i / kOwn][i % kOwn] -= key[i / kOwn][i % kOwn];
+  }
+  store_row(row_of(heads, 0), sums, rest_share);
+  if (a.variance) store_row(row_of(variances, 0), spread, share);
+}
+
+template <class T>
+void launch_pool_keys(const KeyArgs& args, T* summary, cudaStream_t stream) {
+  const auto pools = static_cast<unsigned>(args.shape.stride() * args.shape.pools);
+  const dim3 grid((pools + kWarps - 1) / kWarps, static_cast<unsigned>(args.kv_heads));
+  if (args.dim % 8 != 0) {
+    pool_keys<T, 1, 16><<<grid, kWarps * 32, 0, stream>>>(args, summary);
+  } else if (args.dim <= 128) {
+    pool_keys<T, 4, 1><<<grid, kWarps * 32, 0, stream>>>(args, summary);
+  } else {
+    pool_keys<T, 4, 4><<<grid, kWarps * 32, 0, stream>>>(args, summary);
   }
 }
 
@@ -148,12 +186,12 @@ void summarise(const PlanningParams& p, T* summary, cudaStream_t stream) {
                      .outliers = pooled ? static_cast<int>(p.rule.outliers) : 0,
                      .stride = static_cast<int>(p.rule.stride),
                      .variance = pooled && p.rule.variance};
-  const auto pools = static_cast<unsigned>(args.shape.stride() * args.shape.pools);
-  const auto kv_heads = static_cast<unsigned>(p.kv_heads);
   if (strided) {
-    stride_keys<T><<<dim3(pools, kv_heads), 256, 0, stream>>>(args, summary);
+    const dim3 grid(static_cast<unsigned>(args.shape.stride() * args.shape.pools),
+                    static_cast<unsigned>(p.kv_heads));
+    stride_keys<T><<<grid, 256, 0, stream>>>(args, summary);
   } else {
-    pool_keys<T><<<dim3((pools + kWarps - 1) / kWarps, kv_heads), kWarps * 32, 0, stream>>>(args, summary);
+    launch_pool_keys(args, summary, stream);
   }
   check_cuda(cudaGetLastError(), "key summaries");
 }

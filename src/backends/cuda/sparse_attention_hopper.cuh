@@ -1,16 +1,14 @@
 // The tensor-core kernel of attend_blocks(): a flash-attention loop over the listed key blocks of each query
 // tile.
 //
-// A block of threads is one producer warp and kWarpgroups consumer warpgroups of 64 queries each. It stays on
-// its SM and takes one tile (head, 64 * kWarpgroups queries) after the other from a list, longest first.
-//   producer: reads the plan's bits from the highest down and gathers kKeys keys and values a step with the
-//   copy
+// A block of threads is two producer warps and kWarpgroups consumer warpgroups of 64 queries each. It stays
+// on its SM and takes one tile (head, 64 * kWarpgroups queries) after the other from a list, longest first.
+//   producers: read the plan's bits from the highest down and gather kKeys keys (values) a step with the copy
 //     engine, a slice of min(k_block, kKeys) rows at a time from anywhere in the cache; so a step is full
-//     whatever k_block is, except a tile's first. It runs kStages steps ahead, also into the next tile.
-//   consumers: S = Q K^T and O += P V with wgmma, P in registers. While a warpgroup computes the softmax of
-//   step i
-//     its product P V of step i - 1 and the products of the other warpgroup keep the tensor cores busy (the
-//     schedule of FlashAttention-3, arXiv 2407.08608, section 3).
+//     whatever k_block is, except a tile's first. They run kStages steps ahead, also into the next tile.
+//   consumers: S = Q K^T and O += P V with wgmma, P in registers. The scores of a step are issued together
+//     with the values of the step before; while one warpgroup computes its softmax, the products of the other
+//     keep the tensor cores busy (the ping-pong of FlashAttention-3, arXiv 2407.08608, section 3.1).
 // Mean correction is more steps, over the mean keys, with the listed blocks masked out; they come first. Then
 // come those that reach behind the tile's first query, whose elements right of the diagonal are masked. All
 // others run in a loop that knows nothing of masks.
@@ -57,7 +55,7 @@ struct Shape {
   static constexpr int kMaxSlices = kKeys / 16;
   static constexpr int kBlocksPerSm = kWarpgroups == 1 && kDim <= 128 ? 2 : 1;
   static constexpr bool kMovesRegisters = kWarpgroups == 2 || kBlocksPerSm == 2;  // else there are enough
-  static constexpr int kProducerRegisters = kWarpgroups == 1 ? 24 : 40, kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = 40, kConsumerRegisters = kWarpgroups == 1 ? 216 : 232;
 };
 
 enum StepKind : int { kMasked, kMeans };
@@ -134,13 +132,13 @@ class ListedBlocks {
 
 // What of a tile is the same for all its steps.
 struct TilePlan {
-  int head, q_tile, first_row;
+  int head, first_row;
   int slices;  // listed, of slice_rows each
   int mean_blocks, mean_steps, list_steps, steps;
-  int special;  // steps that may be masked
 };
 
-template <class Shape>
+// One warp hands out tiles and brings queries and keys, another the values.
+template <class Shape, bool kValues>
 class Producer {
  public:
   __device__ Producer(const AttentionArgs& args, SharedMemory<Shape>& shared)
@@ -152,58 +150,56 @@ class Producer {
   }
 
   __device__ void run() {
-    for (;;) {
-      int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
-      index = __shfl_sync(0xffffffffu, index, 0);
-      barrier_wait(&shared_.q_empty[q_.index], q_.parity ^ 1);
-      if (index >= args_.tiles) break;
-      load_tile(args_.order[index]);
+    for (int tile = next_tile(); tile >= 0; tile = next_tile()) {
+      load_tile(tile / args_.query_tiles, tile % args_.query_tiles);
       q_.advance();
-    }
-    if (lane_ == 0) {
-      shared_.tiles[q_.index].steps = -1;
-      barrier_arrive(&shared_.q_full[q_.index]);
     }
   }
 
  private:
-  __device__ void load_tile(int tile) {
+  // -1: none is left.
+  __device__ int next_tile() {
+    const TileInfo& info = shared_.tiles[q_.index];
+    if (kValues) {
+      barrier_wait(&shared_.q_full[q_.index], q_.parity);
+      return info.steps < 0 ? -1 : info.head * args_.query_tiles + info.first_query / Shape::kRows;
+    }
+    int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
+    index = __shfl_sync(0xffffffffu, index, 0);
+    barrier_wait(&shared_.q_empty[q_.index], q_.parity ^ 1);
+    if (index < args_.tiles) return args_.order[index];
+    if (lane_ == 0) {
+      shared_.tiles[q_.index].steps = -1;
+      barrier_arrive(&shared_.q_full[q_.index]);
+    }
+    return -1;
+  }
+
+  __device__ void load_tile(int head, int q_tile) {
     TilePlan plan;
-    plan.head = tile / args_.query_tiles;
-    plan.q_tile = tile % args_.query_tiles;
-    const int first_query = plan.q_tile * Shape::kRows;
+    plan.head = head;
+    const int first_query = q_tile * Shape::kRows;
     plan.first_row =
         args_.query_rows != nullptr ? args_.query_rows[first_query] : args_.first_row + first_query;
-    const std::uint32_t* row =
-        args_.listed + (static_cast<std::int64_t>(plan.head / args_.plan_group) * args_.plan_query_blocks +
-                        plan.q_tile / args_.tiles_per_block) *
-                           args_.words;
+    const std::int64_t plan_row =
+        static_cast<std::int64_t>(head / args_.plan_group) * args_.plan_query_blocks +
+        q_tile / args_.tiles_per_block;
+    const std::uint32_t* row = args_.listed + plan_row * args_.words;
     ListedBlocks blocks(row, static_cast<int>(args_.words), lane_);
     plan.slices = blocks.total() * slices_per_block_;
     plan.list_steps = (plan.slices + step_slices_ - 1) / step_slices_;
     plan.mean_blocks = min(args_.means, plan.first_row / args_.k_block);
     plan.mean_steps = (plan.mean_blocks + Shape::kKeys - 1) / Shape::kKeys;
     plan.steps = plan.mean_steps + plan.list_steps;
-    plan.special = plan.mean_steps + masked_steps(plan, row);
-    load_queries(plan, first_query);
-    int row_before = 0;
-    for (int step = 0; step <= plan.steps; ++step) {  // values come one step after the keys
-      int own_row = 0;
-      if (step < plan.steps) {
-        barrier_wait(&shared_.k_empty[k_.index], k_.parity ^ 1);
-        own_row = step < plan.mean_steps ? next_means(plan, step, row)
-                                         : next_slices(plan, step - plan.mean_steps, blocks);
-        load(step >= plan.mean_steps, &args_.k, &args_.mean_k, shared_.k[k_.index], &shared_.k_full[k_.index],
-             own_row, plan.head);
-        k_.advance();
-      }
-      if (step > 0) {
-        barrier_wait(&shared_.v_empty[v_.index], v_.parity ^ 1);
-        load(step - 1 >= plan.mean_steps, &args_.v, &args_.mean_v, shared_.v[v_.index],
-             &shared_.v_full[v_.index], row_before, plan.head);
-        v_.advance();
-      }
-      row_before = own_row;
+    if (!kValues) load_queries(plan, plan.mean_steps + masked_steps(plan, row), first_query);
+    for (int step = 0; step < plan.steps; ++step) {
+      const bool listed = step >= plan.mean_steps;
+      std::uint64_t* empty = kValues ? &shared_.v_empty[ring_.index] : &shared_.k_empty[ring_.index];
+      barrier_wait(empty, ring_.parity ^ 1);
+      const int own_row =
+          listed ? next_slices(plan, step - plan.mean_steps, blocks) : next_means(plan, step, row);
+      load(listed, own_row, head / args_.group);
+      ring_.advance();
     }
   }
 
@@ -223,9 +219,9 @@ class Producer {
     return behind <= in_first ? 1 : 1 + (behind - in_first + step_slices_ - 1) / step_slices_;
   }
 
-  __device__ void load_queries(const TilePlan& plan, int first_query) {
+  __device__ void load_queries(const TilePlan& plan, int special, int first_query) {
     if (lane_ == 0) {
-      shared_.tiles[q_.index] = {plan.steps, plan.special, plan.head, first_query};
+      shared_.tiles[q_.index] = {plan.steps, special, plan.head, first_query};
       barrier_arrive_expect(&shared_.q_full[q_.index], Shape::kWarpgroups * Shape::kQueryBytes);
     }
     __syncwarp();
@@ -248,16 +244,20 @@ class Producer {
       slice = block_ * slices_per_block_ + --part_;
       if (i <= slice_) own = slice;
     }
-    StepInfo& info = shared_.steps[k_.index];
-    if (lane_ == 0) info.kind = kMasked;
-    if (chunk_ == 0 && slice_ < step_slices_)
-      info.rows[slice_] = slice_ < valid ? own * args_.slice_rows : 1 << 30;
+    if (!kValues) {
+      StepInfo& info = shared_.steps[ring_.index];
+      if (lane_ == 0) info.kind = kMasked;
+      if (chunk_ == 0 && slice_ < step_slices_) {
+        info.rows[slice_] = slice_ < valid ? own * args_.slice_rows : 1 << 30;
+      }
+    }
     return own * args_.slice_rows;
   }
 
   __device__ int next_means(const TilePlan& plan, int step, const std::uint32_t* row) {
-    StepInfo& info = shared_.steps[k_.index];
     const int begin = step * Shape::kKeys, word = begin / 32 + lane_;
+    if (kValues) return begin;
+    StepInfo& info = shared_.steps[ring_.index];
     if (lane_ == 0) {
       info.kind = kMeans;
       info.begin = begin;
@@ -267,19 +267,20 @@ class Producer {
     return begin;
   }
 
-  __device__ void load(bool listed, const CUtensorMap* rows, const CUtensorMap* means, std::uint8_t* to,
-                       std::uint64_t* barrier, int row, int head) {
+  __device__ void load(bool listed, int row, int kv_head) {
+    std::uint64_t* full = kValues ? &shared_.v_full[ring_.index] : &shared_.k_full[ring_.index];
+    std::uint8_t* to = kValues ? shared_.v[ring_.index] : shared_.k[ring_.index];
     __syncwarp();
-    if (lane_ == 0) barrier_arrive_expect(barrier, Shape::kKeyBytes);
+    if (lane_ == 0) barrier_arrive_expect(full, Shape::kKeyBytes);
     __syncwarp();
-    const int kv_head = head / args_.group;
     std::uint8_t* chunk = to + chunk_ * Shape::kKeys * 128;
     if (listed) {
       if (slice_ < step_slices_) {
-        load_box(chunk + slice_ * args_.slice_rows * 128, rows, barrier, chunk_ * 64, row, kv_head);
+        load_box(chunk + slice_ * args_.slice_rows * 128, kValues ? &args_.v : &args_.k, full, chunk_ * 64,
+                 row, kv_head);
       }
     } else if (slice_ == 0) {
-      load_box(chunk, means, barrier, chunk_ * 64, row, kv_head);
+      load_box(chunk, kValues ? &args_.mean_v : &args_.mean_k, full, chunk_ * 64, row, kv_head);
     }
   }
 
@@ -288,7 +289,7 @@ class Producer {
   int lane_, step_slices_, slices_per_block_, slice_, chunk_;
   int block_ = 0, part_ = 0;  // of the block that is being taken apart: slices not yet taken
   Ring<Shape::kQueryBuffers> q_;
-  Ring<Shape::kStages> k_, v_;
+  Ring<Shape::kStages> ring_;
 };
 
 __device__ __forceinline__ float power_of_2(float x) {
@@ -315,17 +316,34 @@ class Consumer {
         lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ void run() {
+    float o[kDim / 2], s[kKeys / 2];
+    std::uint32_t p[kKeys / 16][4];
+    Softmax state;
     if (Shape::kWarpgroups == 2 && wg_ == 1) pass_turn();
-    for (;;) {
-      barrier_wait(&shared_.q_full[q_.index], q_.parity);
-      const TileInfo tile = shared_.tiles[q_.index];
-      if (tile.steps < 0) break;
-      attend(tile);
+    for (TileInfo tile = wait_tile(); tile.steps >= 0; tile = wait_tile()) {
+      start(tile, state, s, p, o);
+      int step = 1;
+      for (; step < tile.special; ++step) take_step<true>(state, s, p, o);
+      for (; step < tile.steps; ++step) take_step<false>(state, s, p, o);
+      finish(tile, state, p, o);
       q_.advance();
     }
   }
 
  private:
+  struct Softmax {
+    int limits[2];  // the last cache rows that the thread's queries see
+    float largest[2], sum[2];
+  };
+  using Scores = float[kKeys / 2];
+  using Outputs = float[kDim / 2];
+  using Weights = std::uint32_t[kKeys / 16][4];
+
+  __device__ __forceinline__ TileInfo wait_tile() {
+    barrier_wait(&shared_.q_full[q_.index], q_.parity);
+    return shared_.tiles[q_.index];
+  }
+
   // The warpgroups take turns in issuing products, so that one computes a softmax while the other's products
   // run.
   __device__ __forceinline__ void wait_turn() {
@@ -334,56 +352,46 @@ class Consumer {
   __device__ __forceinline__ void pass_turn() {
     if (Shape::kWarpgroups == 2) named_arrive(2 - wg_, 256);
   }
-  __device__ __forceinline__ void release(std::uint64_t* barrier) {
+  __device__ __forceinline__ void release_keys() {
     __syncwarp();
-    if (lane_ == 0) barrier_arrive(barrier);
+    if (lane_ == 0) barrier_arrive(&shared_.k_empty[k_.index]);
+    k_.advance();
+  }
+  __device__ __forceinline__ void release_values() {
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(&shared_.v_empty[v_.index]);
+    v_.advance();
   }
 
-  __device__ __forceinline__ void attend(const TileInfo& tile) {
-    float o[kDim / 2], s[kKeys / 2];
-    std::uint32_t p[kKeys / 16][4];
-    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  // A tile's first step, alone.
+  __device__ __forceinline__ void start(const TileInfo& tile, Softmax& state, Scores& s, Weights& p,
+                                        Outputs& o) {
     const int first = tile.first_query + wg_ * 64 + warp_ * 16 + lane_ / 4;
-    int limits[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int query = min(first + 8 * r, args_.queries - 1);
-      limits[r] = args_.query_rows != nullptr ? args_.query_rows[query] : args_.first_row + query;
+      state.limits[r] = args_.query_rows != nullptr ? args_.query_rows[query] : args_.first_row + query;
+      state.largest[r] = -INFINITY;
+      state.sum[r] = 0;
     }
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
-
-    if (tile.steps > 0) {
-      barrier_wait(&shared_.k_full[k_.index], k_.parity);
-      wgmma_fence();
-      multiply_keys(s);
-      wgmma_commit();
-      wgmma_wait<0>();
-      mask(s, limits);
-      release(&shared_.k_empty[k_.index]);
-      k_.advance();
-      float rescale[2];
-      softmax(s, largest, sum, rescale);
-      pack_all(s, p);
-      int step = 1;
-      for (; step < tile.special; ++step) take_step<true>(s, p, o, limits, largest, sum);
-      for (; step < tile.steps; ++step) take_step<false>(s, p, o, limits, largest, sum);
-      barrier_wait(&shared_.v_full[v_.index], v_.parity);
-      wgmma_fence();
-      multiply_values(o, p);
-      wgmma_commit();
-      wgmma_wait<0>();
-      release(&shared_.v_empty[v_.index]);
-      v_.advance();
-    }
-    store(tile, o, sum);
+    if (tile.steps == 0) return;
+    barrier_wait(&shared_.k_full[k_.index], k_.parity);
+    wgmma_fence();
+    multiply_keys(s);
+    wgmma_commit();
+    wgmma_wait<0>();
+    mask(s, state);
+    release_keys();
+    float rescale[2];
+    softmax(s, state, rescale);
+    pack_all(s, p);
   }
 
-  // The scores of one step and the products with the values of the step before.
+  // The scores of one step and the products with the values of the step before, issued together.
   template <bool kSpecial>
-  __device__ __forceinline__ void take_step(float (&s)[kKeys / 2], std::uint32_t (&p)[kKeys / 16][4],
-                                            float (&o)[kDim / 2], const int (&limits)[2], float (&largest)[2],
-                                            float (&sum)[2]) {
+  __device__ __forceinline__ void take_step(Softmax& state, Scores& s, Weights& p, Outputs& o) {
     barrier_wait(&shared_.k_full[k_.index], k_.parity);
     wait_turn();
     wgmma_fence();
@@ -394,18 +402,27 @@ class Consumer {
     multiply_values(o, p);
     wgmma_commit();
     pass_turn();
-    wgmma_wait<1>();
-    if (kSpecial) mask(s, limits);
-    release(&shared_.k_empty[k_.index]);
-    k_.advance();
-    float rescale[2];
-    softmax(s, largest, sum, rescale);
     wgmma_wait<0>();
-    release(&shared_.v_empty[v_.index]);
-    v_.advance();
+    if (kSpecial) mask(s, state);
+    release_keys();
+    release_values();
+    float rescale[2];
+    softmax(s, state, rescale);
     pack_all(s, p);
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) o[i] *= rescale[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ void finish(const TileInfo& tile, Softmax& state, const Weights& p, Outputs& o) {
+    if (tile.steps > 0) {
+      barrier_wait(&shared_.v_full[v_.index], v_.parity);
+      wgmma_fence();
+      multiply_values(o, p);
+      wgmma_commit();
+      wgmma_wait<0>();
+      release_values();
+    }
+    store(tile, o, state.sum);
   }
 
   __device__ __forceinline__ void multiply_keys(float (&s)[kKeys / 2]) {
@@ -426,10 +443,10 @@ class Consumer {
     for (int i = 0; i < kKeys / 16; ++i) Wgmma<kDim>::rs(o, p[i], v + (i * 16 * 128 >> 4), 1);
   }
 
-  __device__ __forceinline__ void mask(float (&s)[kKeys / 2], const int (&limits)[2]) {
+  __device__ __forceinline__ void mask(Scores& s, const Softmax& state) {
     const StepInfo& info = shared_.steps[k_.index];
     if (info.kind == kMasked) {
-      mask_rows(s, info, limits);
+      mask_rows(s, info, state.limits);
     } else {
       mask_means(s, info);
     }
@@ -460,19 +477,18 @@ class Consumer {
   }
 
   // s becomes exp(scale (s - the largest so far)); what was added up before counts `rescale` times.
-  __device__ __forceinline__ void softmax(float (&s)[kKeys / 2], float (&largest)[2], float (&sum)[2],
-                                          float (&rescale)[2]) {
+  __device__ __forceinline__ void softmax(Scores& s, Softmax& state, float (&rescale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float highest = largest[r];
+      float highest = state.largest[r];
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j)
         highest = fmaxf(highest, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
       const float base = (highest == -INFINITY ? 0.0f : highest) * args_.scale_log2;
-      rescale[r] = power_of_2(fmaf(largest[r], args_.scale_log2, -base));
-      largest[r] = highest;
+      rescale[r] = power_of_2(fmaf(state.largest[r], args_.scale_log2, -base));
+      state.largest[r] = highest;
       float added = 0;
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
@@ -483,7 +499,7 @@ class Consumer {
           added += x;
         }
       }
-      sum[r] = fmaf(sum[r], rescale[r], added);
+      state.sum[r] = fmaf(state.sum[r], rescale[r], added);
     }
   }
 
@@ -493,7 +509,7 @@ class Consumer {
   }
 
   // Through the queries' own shared memory, which is not needed any more.
-  __device__ __forceinline__ void store(const TileInfo& tile, const float (&o)[kDim / 2], float (&sum)[2]) {
+  __device__ __forceinline__ void store(const TileInfo& tile, const Outputs& o, float (&sum)[2]) {
     float share[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -560,7 +576,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   __syncthreads();
   if (threadIdx.x < 128) {
     if constexpr (Shape::kMovesRegisters) fewer_registers<Shape::kProducerRegisters>();
-    if (threadIdx.x < 32) Producer<Shape>(args, shared).run();
+    if (threadIdx.x < 32) {
+      Producer<Shape, false>(args, shared).run();
+    } else if (threadIdx.x < 64) {
+      Producer<Shape, true>(args, shared).run();
+    }
   } else {
     if constexpr (Shape::kMovesRegisters) more_registers<Shape::kConsumerRegisters>();
     Consumer<Shape>(args, shared).run();
