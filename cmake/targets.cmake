@@ -1,10 +1,12 @@
 # Options every winnow target is compiled with.
 function(winnow_target_options target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/src)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wno-sign-conversion -Wshadow)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wno-sign-conversion;-Wshadow>
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall>)
   target_compile_definitions(${target} PRIVATE WINNOW_VERSION="${PROJECT_VERSION}")
   if(WINNOW_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
   endif()
   if(WINNOW_SANITIZE)
     target_compile_options(${target} PUBLIC -fsanitize=${WINNOW_SANITIZE} -fno-omit-frame-pointer)
@@ -15,6 +17,7 @@ endfunction()
 # winnow_library(core deps...): every .cc under src/core becomes the static library winnow_core.
 function(winnow_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/backends/(cuda/|without_cuda)")  # cmake/cuda.cmake chooses
   if(NOT sources)
     add_library(winnow_${name} INTERFACE)
     target_include_directories(winnow_${name} INTERFACE ${PROJECT_SOURCE_DIR}/src)
@@ -29,5 +32,5 @@ endfunction()
 # g++ 12 warns falsely inside its own headers: the "undefined" operands of AVX-512 intrinsics and std::regex are taken for
 # uninitialised variables, std::string for overlapping copies.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  add_compile_options(-Wno-maybe-uninitialized -Wno-restrict)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized> $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
 endif()

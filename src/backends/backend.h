@@ -1,9 +1,14 @@
 // Backend: the operations a decoder layer is made of, on whole matrices.
 //
 // Called by model/ and sparsity/ only; knows nothing about layers, policies or files. Implementations:
-// `reference` (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels).
-// All memory passed in was made by the same backend's allocate(). head_dim is at most 512. Ops run to
-// completion before they return. Shape mismatches are programming errors and abort.
+// `reference` (scalar, double accumulation: the oracle of every op), `cpu` (oneDNN GEMMs and SIMD kernels),
+// `cuda` (docs/cuda.md). head_dim is at most 512. Shape mismatches are programming errors and abort.
+//
+// Memory: matrices, weights, biases and caches were made by the same backend's allocate() and may be out of
+// the host's reach: the host writes them through upload() and reads them through download(). Spans
+// (positions, rows, scores) are host memory. Order: ops run one after the other in the order of the calls,
+// and may still be running when they return. What goes into a span is there on return; a span passed in may
+// be changed on return; download() and finish() wait for all before them.
 //
 // Element types: the residual stream, norms, biases and scores are float32. GEMM inputs, queries and the KV
 // cache are of the backend's compute dtype (F32 or BF16, by Precision). Accumulation is never narrower than
@@ -11,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <span>
@@ -54,6 +60,13 @@ class Weight {
 
 // Fills `out` with rows [begin, end) of a weight as float32, [end - begin, in_features].
 using RowReader = std::function<void(std::int64_t begin, std::int64_t end, std::span<float> out)>;
+
+// Rows of noise for a weight: element i of them, row-major, is scale * uniform(stream, i) (core/uniform.h).
+struct UniformRows {
+  std::int64_t rows = 0;
+  std::uint64_t stream = 0;
+  float scale = 1.0f;
+};
 
 // One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after
 // pruning a row is not a position. The layout of `k` and `v` is private to the backend.
@@ -135,7 +148,7 @@ struct AttentionProbsParams {
   const LayerKv* kv = nullptr;
   float scale = 1.0f;
   std::int64_t head = 0;    // query head
-  MatrixView probs;         // [rows, kv->rows] float32, out
+  MatrixView probs;         // [rows, kv->rows] float32, out; host memory, there on return
   std::int64_t window = 0;  // as in AttentionParams
 };
 
@@ -147,6 +160,9 @@ class BlockPlanner {
   virtual ~BlockPlanner() = default;
   // q [rows, heads * head_dim], query_rows [rows], as in AttentionParams. Replaces what `plan` held.
   virtual void plan(const MatrixView& q, std::span<const std::int64_t> query_rows, BlockPlan& plan) = 0;
+  // Whether a layer is better planned at once, its runs of queries cut from that plan (slice_plan), than run
+  // by run.
+  virtual bool plans_ahead() const { return true; }
 };
 
 struct BlockPlannerParams {
@@ -204,8 +220,40 @@ class Backend {
   DType compute_dtype() const { return precision() == Precision::kBF16 ? DType::kBF16 : DType::kF32; }
 
   virtual Buffer allocate(std::int64_t bytes) = 0;
+  // Copies between host memory and memory of allocate(). The default is for backends whose memory is the
+  // host's.
+  virtual void upload(const void* host, void* memory, std::int64_t bytes) {
+    std::memcpy(memory, host, static_cast<std::size_t>(bytes));
+  }
+  virtual void download(const void* memory, void* host, std::int64_t bytes) {
+    std::memcpy(host, memory, static_cast<std::size_t>(bytes));
+  }
+  virtual bool shares_host_memory() const { return true; }
+  // Waits until every op has run: for clocks.
+  virtual void finish() {}
+  // Bytes that allocate() could still give; -1: what the system has.
+  virtual std::int64_t free_bytes() const { return -1; }
+  // Most bytes allocated at once so far; -1: a part of the process's own memory.
+  virtual std::int64_t peak_bytes() const { return -1; }
+  // Whether make_planner() takes layers with a sliding window; without it these are computed in full.
+  virtual bool plans_windows() const { return true; }
+  // Rows of activations a layer works on at a time: bounds their memory.
+  virtual std::int64_t chunk_rows() const { return 512; }
+
+  // Between the two, only ops on few rows that the host does not wait for: the backend may put them off and
+  // run them as one. Called around a decoded token.
+  virtual void begin_step() {}
+  virtual void end_step() {}
+
   virtual std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                        const RowReader& reader) = 0;
+  // A weight of uniform noise, part below part; every backend makes the same values.
+  virtual std::unique_ptr<Weight> pack_uniform(std::int64_t in_features, std::span<const UniformRows> parts);
+  // hidden[i] = scale * row rows[i] of `table` (packed by this backend); hidden is float32. For backends that
+  // keep embeddings.
+  virtual bool keeps_embeddings() const { return false; }
+  virtual void gather(const Weight& table, std::span<const std::int32_t> rows, float scale,
+                      const MatrixView& hidden);
 
   virtual void norm(const NormParams& params) = 0;
   virtual void linear(const LinearParams& params) = 0;
@@ -232,8 +280,14 @@ class Backend {
   virtual void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) = 0;
 };
 
+// `matrix`, where the host can read it: itself, or a copy in `copy`.
+MatrixView on_host(Backend& backend, const MatrixView& matrix, Buffer& copy);
+
 // `threads` 0: all the process may use.
 std::unique_ptr<Backend> make_reference_backend(Precision precision);
 std::unique_ptr<Backend> make_cpu_backend(Precision precision, int threads);
+// On GPU number `device`. Error(kUnsupported) in a build without CUDA, and where there is no such GPU or none
+// that the kernels were compiled for.
+std::unique_ptr<Backend> make_cuda_backend(Precision precision, int device);
 
 }  // namespace winnow

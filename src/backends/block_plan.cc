@@ -45,12 +45,14 @@ double visible_pairs(std::span<const std::int64_t> query_rows, const SlidingWind
 
 PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows, std::int64_t head,
                    const SlidingWindow& window) {
+  check(plan.held == nullptr, "plan_work: a backend counts the blocks it holds over all heads");
   return {computed_elements(plan, query_rows, first_rows(query_rows, window), head),
           visible_pairs(query_rows, window)};
 }
 
 PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows,
                    const SlidingWindow& window) {
+  if (plan.held != nullptr) return {plan.held->computed, visible_pairs(query_rows, window)};
   const std::vector<std::int64_t> first = first_rows(query_rows, window);
   double computed = 0;
   for (std::int64_t head = 0; head < plan.heads; ++head) {

@@ -21,12 +21,19 @@ struct LayerKv;
 // Blocks of `block` that hold n elements; the last may be short.
 inline std::int64_t block_count(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
 
+// Blocks that a backend keeps in memory of its own.
+struct HeldBlocks {
+  virtual ~HeldBlocks() = default;
+  double computed = 0;  // PlanWork::computed
+};
+
 struct BlockPlan {
   std::int64_t q_block = 0, k_block = 0;
   std::int64_t heads = 0;  // of the plan: as many as query heads, or as kv heads (one plan for a GQA group)
   std::int64_t query_blocks = 0;
-  std::vector<std::int64_t> offsets;  // [heads * query_blocks + 1] into `blocks`
-  std::vector<std::int32_t> blocks;   // key blocks, ascending and unique for each (head, query block)
+  std::vector<std::int64_t> offsets;       // [heads * query_blocks + 1] into `blocks`
+  std::vector<std::int32_t> blocks;        // key blocks, ascending and unique for each (head, query block)
+  std::shared_ptr<const HeldBlocks> held;  // null, or the blocks in place of the two lists
 
   // Mean correction (FlashPrefill V2, arXiv 2608.19758): row j is the mean key and the mean value of key
   // block j, in the backend's own cache layout. Every full block that is not listed, that lies wholly before

@@ -69,14 +69,14 @@ class CurveObserver {
                            .scale = view.scale,
                            .out = {dense_.as<>(), view.q.dtype, view.q.rows, view.q.cols},
                            .window = view.window};
-    const MatrixView dense = params.out;
     backend.attention(params);
+    const MatrixView dense = on_host(backend, params.out, dense_copy_);
     params.out.data = sparse_.as<>();
     for (std::size_t point = 0; point < curves_.grid.size(); ++point) {
       planners_[point]->plan(view.q, view.query_rows, plan_);
       params.plan = &plan_;
       backend.attention(params);
-      add(view, point, dense, params.out);
+      add(view, point, dense, on_host(backend, params.out, sparse_copy_));
     }
   }
 
@@ -110,7 +110,7 @@ class CurveObserver {
   const CurveSettings& settings_;
   BlockCurves& curves_;
   std::int64_t tokens_;
-  Buffer dense_, sparse_;
+  Buffer dense_, sparse_, dense_copy_, sparse_copy_;
   std::int64_t bytes_ = 0, layer_ = -1;
   std::vector<std::unique_ptr<BlockPlanner>> planners_;  // [grid]
   BlockPlan plan_;

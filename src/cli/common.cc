@@ -57,11 +57,8 @@ std::uint64_t parse_seed(const std::string& text) {
 }
 
 void check_device(const std::string& device) {
-  if (device == "cpu" || device == "reference") return;
-  if (device == "cuda" || device.starts_with("cuda:")) {
-    fail(ErrorCode::kUnsupported, "--device {}: this build has no CUDA support; use --device cpu", device);
-  }
-  throw UsageError(fmt::format("--device {}: must be cpu or reference", device));
+  if (device == "cpu" || device == "reference" || cuda_device(device)) return;
+  throw UsageError(fmt::format("--device {}: must be cpu, cuda, cuda:N or reference", device));
 }
 
 void check_one_model(const ModelOptions& options) {
@@ -87,7 +84,9 @@ void add_model_choice(CLI::App& app, ModelOptions& options, bool positional_mode
 
 void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model) {
   add_model_choice(app, options, positional_model);
-  app.add_option("--device", options.device, "cpu, or reference (the slow oracle)")->capture_default_str();
+  app.add_option("--device", options.device,
+                 "cpu, cuda, cuda:N (GPU number N), or reference (the slow oracle)")
+      ->capture_default_str();
   app.add_option("--threads", options.threads, "CPU threads; 0: all")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();

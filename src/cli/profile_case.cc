@@ -78,7 +78,8 @@ void ProfileCase::note(const Session& session, const Generation& generation) {
   prefill_ = session.prefill_stats();
   decode_ = session.decode_stats();
   decode_steps_ = generation.decode_steps;
-  peak_memory_bytes_ = peak_memory_bytes();
+  const std::int64_t peak = engine_.backend().peak_bytes();
+  peak_memory_bytes_ = peak >= 0 ? peak : peak_memory_bytes();
 }
 
 double ProfileCase::prefill_ms() const { return median(prefill_samples_); }

@@ -18,7 +18,7 @@ void AttentionSums::add(const AttentionView& view) {
   sums.resize(static_cast<std::size_t>(heads * rows));
   if (count == 0) return;
   if (const std::int64_t bytes = count * rows * 4; bytes > probs_bytes_) {
-    probs_ = engine_.backend().allocate(bytes);
+    probs_ = Buffer::host(bytes);
     probs_bytes_ = bytes;
   }
   const MatrixView probs{probs_.as<>(), DType::kF32, count, rows};

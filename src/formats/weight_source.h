@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,12 @@ struct TensorInfo {
   std::string name;
   DType dtype;
   std::vector<std::int64_t> shape;  // [rows, cols] for a matrix (row = output feature), [n] for a vector
+};
+
+// A matrix that is noise: element i, row-major, is scale * uniform(stream, i) (core/uniform.h).
+struct Noise {
+  std::uint64_t stream = 0;
+  float scale = 1.0f;
 };
 
 class WeightSource {
@@ -44,6 +51,9 @@ class WeightSource {
   // `out` holds (end - begin) * cols floats. Safe to call from several threads.
   virtual void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
                          std::span<float> out) const = 0;
+
+  // What read_rows() would give, where that is noise: a backend can then make it on its own.
+  virtual std::optional<Noise> noise(const TensorInfo& /*tensor*/) const { return std::nullopt; }
 
   // Bytes of weights on disk.
   virtual std::int64_t weight_bytes() const = 0;

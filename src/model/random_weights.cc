@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/uniform.h"
 
 namespace winnow {
 namespace {
@@ -28,16 +29,10 @@ constexpr std::array kShapes{
     Shape{"qwen2-0.5b", "qwen2", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e6, true, true},
     Shape{"qwen2-1.5b", "qwen2", 28, 1536, 12, 2, 128, 8960, 151936, 32768, 1e6, true, true},
     Shape{"qwen2-7b", "qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 131072, 1e6, false, true},
+    Shape{"mistral-7b", "mistral", 32, 4096, 32, 8, 128, 14336, 32768, 32768, 1e6, false, false},
+    Shape{"llama3-8b", "llama", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 5e5, false, false},
+    Shape{"llama3.2-1b", "llama", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 5e5, true, false},
 };
-
-// Uniform in [-1, 1), a function of seed, tensor and element alone.
-float uniform(std::uint64_t seed, std::uint64_t index) {
-  std::uint64_t x = seed + index * 0x9e3779b97f4a7c15ull;  // splitmix64
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  x ^= x >> 31;
-  return static_cast<float>(static_cast<std::int64_t>(x >> 40) - (1 << 23)) * 0x1p-23f;
-}
 
 class RandomWeights final : public WeightSource {
  public:
@@ -88,11 +83,15 @@ class RandomWeights final : public WeightSource {
       std::fill(out.begin(), out.end(), tensor.name.ends_with("bias") ? 0.0f : 1.0f);
       return;
     }
-    const std::uint64_t stream = XXH64(tensor.name.data(), tensor.name.size(), seed_);
-    const float scale = std::sqrt(3.0f / static_cast<float>(cols));
+    const Noise noise = *this->noise(tensor);
     for (std::size_t i = 0; i < out.size(); ++i) {
-      out[i] = scale * uniform(stream, static_cast<std::uint64_t>(begin * cols) + i);
+      out[i] = noise.scale * uniform(noise.stream, static_cast<std::uint64_t>(begin * cols) + i);
     }
+  }
+  std::optional<Noise> noise(const TensorInfo& tensor) const override {
+    if (tensor.shape.size() == 1) return std::nullopt;
+    return Noise{XXH64(tensor.name.data(), tensor.name.size(), seed_),
+                 std::sqrt(3.0f / static_cast<float>(tensor.shape.back()))};
   }
 
  private:

@@ -76,9 +76,9 @@ RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t
                           const RopeScaling& scaling) {
   const std::vector<double> frequencies = rope_frequencies(theta, rotary_dim, scaling);
   const auto half = static_cast<std::int64_t>(frequencies.size());
-  RopeTable table{backend.allocate(positions * half * 4), backend.allocate(positions * half * 4), positions,
-                  rotary_dim};
-  auto *cos = table.cos.as<float>(), *sin = table.sin.as<float>();
+  const std::int64_t bytes = positions * half * 4;
+  const Buffer host_cos = Buffer::host(bytes), host_sin = Buffer::host(bytes);
+  auto *cos = host_cos.as<float>(), *sin = host_sin.as<float>();
   for (std::int64_t position = 0; position < positions; ++position) {
     for (const double frequency : frequencies) {
       const double angle = static_cast<double>(position) * frequency;
@@ -86,6 +86,9 @@ RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t
       *sin++ = static_cast<float>(std::sin(angle) * scaling.attention_factor);
     }
   }
+  RopeTable table{backend.allocate(bytes), backend.allocate(bytes), positions, rotary_dim};
+  backend.upload(host_cos.as<>(), table.cos.as<>(), bytes);
+  backend.upload(host_sin.as<>(), table.sin.as<>(), bytes);
   return table;
 }
 

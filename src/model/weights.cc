@@ -40,8 +40,11 @@ class Loader {
     weights.lm_head =
         linear({own_head ? arch_.names.lm_head : arch_.names.embedding}, {arch_.vocab}, arch_.model_dim);
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
-    if (!arch_.names.position_embedding.empty())
+    if (!arch_.names.position_embedding.empty()) {
       find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
+    } else if (backend_.keeps_embeddings() && own_head) {
+      weights.embedding = linear({arch_.names.embedding}, {arch_.vocab}, arch_.model_dim).weight;
+    }
     load_rope(weights.rope);
     weights.bytes = bytes_;
     source_.drop_pages();
@@ -65,8 +68,15 @@ class Loader {
   }
 
   Buffer vector(const std::string& name, std::int64_t size) const {
-    Buffer buffer = backend_.allocate(size * 4);
-    source_.read_rows(find(name, {size}), 0, 1, {buffer.as<float>(), static_cast<std::size_t>(size)});
+    std::vector<float> values(static_cast<std::size_t>(size));
+    source_.read_rows(find(name, {size}), 0, 1, values);
+    return to_backend(values);
+  }
+
+  Buffer to_backend(const std::vector<float>& values) const {
+    const auto bytes = static_cast<std::int64_t>(values.size() * sizeof(float));
+    Buffer buffer = backend_.allocate(bytes);
+    backend_.upload(values.data(), buffer.as<>(), bytes);
     return buffer;
   }
 
@@ -99,26 +109,40 @@ class Loader {
            names[0]);
     }
     LinearWeights weights;
-    weights.weight =
-        backend_.pack(total, cols, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
-          std::int64_t first = 0;
-          for (std::size_t i = 0; i < parts.size(); first += rows[i++]) {
-            const std::int64_t from = std::max(begin, first), to = std::min(end, first + rows[i]);
-            if (from >= to) continue;
-            source_.read_rows(*parts[i], from - first, to - first,
-                              out.subspan(static_cast<std::size_t>((from - begin) * cols),
-                                          static_cast<std::size_t>((to - from) * cols)));
-          }
-        });
+    weights.weight = pack(parts, total, cols);
     bytes_ += weights.weight->bytes();
     if (biases == 0) return weights;
-    weights.bias = backend_.allocate(total * 4);
-    float* bias = weights.bias.as<float>();
-    for (std::size_t i = 0; i < names.size(); bias += rows[i++]) {
+    std::vector<float> bias(static_cast<std::size_t>(total));
+    std::span<float> rest(bias);
+    for (std::size_t i = 0; i < names.size(); rest = rest.subspan(static_cast<std::size_t>(rows[i++]))) {
       source_.read_rows(find(bias_name(names[i]), {rows[i]}), 0, 1,
-                        {bias, static_cast<std::size_t>(rows[i])});
+                        rest.first(static_cast<std::size_t>(rows[i])));
     }
+    weights.bias = to_backend(bias);
     return weights;
+  }
+
+  std::unique_ptr<Weight> pack(const std::vector<const TensorInfo*>& parts, std::int64_t total,
+                               std::int64_t cols) const {
+    std::vector<UniformRows> noise;
+    for (const TensorInfo* part : parts) {
+      if (const auto made = source_.noise(*part))
+        noise.push_back({part->shape[0], made->stream, made->scale});
+    }
+    if (noise.size() == parts.size()) return backend_.pack_uniform(cols, noise);
+    return backend_.pack(total, cols, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
+      std::int64_t first = 0;
+      for (const TensorInfo* part : parts) {
+        const std::int64_t rows = part->shape[0];
+        const std::int64_t from = std::max(begin, first), to = std::min(end, first + rows);
+        if (from < to) {
+          source_.read_rows(*part, from - first, to - first,
+                            out.subspan(static_cast<std::size_t>((from - begin) * cols),
+                                        static_cast<std::size_t>((to - from) * cols)));
+        }
+        first += rows;
+      }
+    });
   }
 
   LayerWeights load_layer(std::int64_t layer) {
@@ -184,10 +208,12 @@ ModelWeights load_weights(const WeightSource& source, const Architecture& arch, 
   return Loader(source, arch, backend, progress).load();
 }
 
-void embed(const WeightSource& source, const Architecture& arch, std::span<const std::int32_t> tokens,
-           std::int64_t first_position, const MatrixView& hidden) {
-  check(hidden.rows == static_cast<std::int64_t>(tokens.size()) && hidden.cols == arch.model_dim,
-        "embed: hidden does not fit");
+namespace {
+
+// Rows of the embedding table, read from the file. `hidden` is host memory.
+void embed_from_file(const WeightSource& source, const Architecture& arch,
+                     std::span<const std::int32_t> tokens, std::int64_t first_position,
+                     const MatrixView& hidden) {
   const auto dim = static_cast<std::size_t>(arch.model_dim);
   const TensorInfo& table = *source.find(arch.names.embedding);
   const TensorInfo* positions =
@@ -196,15 +222,38 @@ void embed(const WeightSource& source, const Architecture& arch, std::span<const
   std::vector<float> position_row(positions != nullptr ? dim : 0);
   for (std::int64_t i = 0; i < hidden.rows; ++i) {
     const std::int64_t token = tokens[i];
-    if (token < 0 || token >= arch.vocab) {
-      fail(ErrorCode::kBadArgument, "token id {} is outside the model's vocabulary of {}", token, arch.vocab);
-    }
     auto* row = hidden.row<float>(i);
     source.read_rows(table, token, token + 1, {row, dim});
     if (scale != 1.0f) std::transform(row, row + dim, row, [&](float value) { return scale * value; });
     if (positions == nullptr) continue;
     source.read_rows(*positions, first_position + i, first_position + i + 1, position_row);
     for (std::size_t d = 0; d < dim; ++d) row[d] += position_row[d];
+  }
+}
+
+}  // namespace
+
+void embed(const ModelWeights& weights, const WeightSource& source, const Architecture& arch,
+           Backend& backend, std::span<const std::int32_t> tokens, std::int64_t first_position,
+           const MatrixView& hidden) {
+  check(hidden.rows == static_cast<std::int64_t>(tokens.size()) && hidden.cols == arch.model_dim,
+        "embed: hidden does not fit");
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= arch.vocab) {
+      fail(ErrorCode::kBadArgument, "token id {} is outside the model's vocabulary of {}", token, arch.vocab);
+    }
+  }
+  if (backend.keeps_embeddings() && arch.names.position_embedding.empty()) {
+    const Weight& table = weights.embedding ? *weights.embedding : *weights.lm_head.weight;
+    const float scale = embedding_scale(arch, source.find(arch.names.embedding)->dtype);
+    return backend.gather(table, tokens, scale, hidden);
+  }
+  if (backend.shares_host_memory()) return embed_from_file(source, arch, tokens, first_position, hidden);
+  std::vector<float> row(static_cast<std::size_t>(arch.model_dim));
+  for (std::int64_t i = 0; i < hidden.rows; ++i) {
+    const MatrixView host{row.data(), DType::kF32, 1, arch.model_dim};
+    embed_from_file(source, arch, tokens.subspan(static_cast<std::size_t>(i), 1), first_position + i, host);
+    backend.upload(row.data(), hidden.row<void>(i), hidden.row_bytes());
   }
 }
 

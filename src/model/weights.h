@@ -40,18 +40,22 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   LinearWeights lm_head;  // [vocab, model_dim]
+  std::unique_ptr<Weight>
+      embedding;  // [vocab, model_dim] where the backend keeps embeddings; null: lm_head's
   RopeTables rope;
   std::int64_t bytes = 0;  // of all packed matrices
 };
 
-// Reads and packs everything but the embedding table, which stays in the file. `progress` is told the share
-// done (0..1). Error(kBadFormat) names a tensor that is missing or has another shape (expected and found).
+// Reads and packs everything; the embedding table stays in the file unless the backend keeps embeddings.
+// `progress` is told the share done (0..1). Error(kBadFormat) names a tensor that is missing or has another
+// shape (expected and found).
 ModelWeights load_weights(const WeightSource& source, const Architecture& arch, Backend& backend,
                           const std::function<void(double)>& progress);
 
 // Hidden states of `tokens`, [tokens, model_dim] float32; `first_position` matters to learned position
 // embeddings only. Error(kBadArgument) for an id outside the vocabulary.
-void embed(const WeightSource& source, const Architecture& arch, std::span<const std::int32_t> tokens,
-           std::int64_t first_position, const MatrixView& hidden);
+void embed(const ModelWeights& weights, const WeightSource& source, const Architecture& arch,
+           Backend& backend, std::span<const std::int32_t> tokens, std::int64_t first_position,
+           const MatrixView& hidden);
 
 }  // namespace winnow

@@ -77,18 +77,24 @@ class Sample {
     return shortest_ns([&] {
       backend_.attention(
           {.q = q_, .query_rows = query_rows_, .kv = &kv_, .scale = scale(), .out = out_, .plan = plan});
+      backend_.finish();
     });
   }
 
   std::unique_ptr<BlockPlanner> make_planner(const BlockRule& rule) const {
     const std::int64_t window = std::min<std::int64_t>(64, queries_);
-    return backend_.make_planner({.rule = rule,
-                                  .thresholds = std::vector<float>(shape_.heads, 0.5f),
-                                  .kv = &kv_,
-                                  .scale = scale(),
-                                  .last_q = q_.slice(queries_ - window, window)});
+    auto planner = backend_.make_planner({.rule = rule,
+                                          .thresholds = std::vector<float>(shape_.heads, 0.5f),
+                                          .kv = &kv_,
+                                          .scale = scale(),
+                                          .last_q = q_.slice(queries_ - window, window)});
+    backend_.finish();
+    return planner;
   }
-  void plan(BlockPlanner& planner, BlockPlan& plan) const { planner.plan(q_, query_rows_, plan); }
+  void plan(BlockPlanner& planner, BlockPlan& plan) const {
+    planner.plan(q_, query_rows_, plan);
+    backend_.finish();
+  }
 
   // Every third block and the one of the diagonal: what a plan looks like that is worth its while. The means
   // are those of `planned`.
@@ -121,9 +127,12 @@ class Sample {
   void fill(const MatrixView& matrix) const {
     std::mt19937 random(1);
     std::vector<float> row(static_cast<std::size_t>(matrix.cols));
+    const std::int64_t row_bytes = dtype_bytes(DType::kF32, matrix.cols);
+    const Buffer floats = backend_.allocate(row_bytes);
     for (std::int64_t i = 0; i < matrix.rows; ++i) {
       for (float& value : row) value = static_cast<float>(random() >> 8) * 0x1p-23f - 1.0f;
-      backend_.convert({row.data(), DType::kF32, 1, matrix.cols}, matrix.slice(i, 1));
+      backend_.upload(row.data(), floats.as<>(), row_bytes);
+      backend_.convert({floats.as<>(), DType::kF32, 1, matrix.cols}, matrix.slice(i, 1));
     }
   }
 
@@ -138,13 +147,14 @@ class Sample {
 
 // Rows that make one dense run take about 2 ms: long enough to time, short enough to wait for.
 std::int64_t sample_rows(Backend& backend, const AttentionShape& shape) {
-  constexpr std::int64_t kFewRows = 128, kManyRows = 1024;
+  constexpr std::int64_t kFewRows = 128;
+  const std::int64_t many_rows = backend.shares_host_memory() ? 1024 : 16384;  // a GPU wants more to do
   constexpr double kWantedNs = 2e6;
   const Sample probe(backend, shape, kFewRows);
   const double ns_per_pair = probe.attention_ns(nullptr) / probe.pairs();
   std::int64_t rows = kFewRows;
   const auto pairs = [](std::int64_t n) { return 0.375 * static_cast<double>(n * n); };
-  while (rows < kManyRows && pairs(2 * rows) * ns_per_pair <= kWantedNs) rows *= 2;
+  while (rows < many_rows && pairs(2 * rows) * ns_per_pair <= kWantedNs) rows *= 2;
   return rows;
 }
 

@@ -28,6 +28,7 @@ const char* dense_reason_name(DenseReason reason) {
   switch (reason) {
     case DenseReason::kNone: return "";
     case DenseReason::kFirstLayers: return "first layers";
+    case DenseReason::kWindow: return "sliding window";
     case DenseReason::kShort: return "short";
     case DenseReason::kTooDense: return "too dense";
   }
@@ -62,6 +63,8 @@ LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* 
   const std::span<const std::int64_t> computed = all.query_rows.last(static_cast<std::size_t>(rows));
   if (all.layer < policy.dense_first_layers) {
     layer_dense_ = DenseReason::kFirstLayers;
+  } else if (window().size > 0 && !backend.plans_windows()) {
+    layer_dense_ = DenseReason::kWindow;
   } else if (costs != nullptr &&
              !costs->planning_may_pay(static_cast<double>(all.kv->rows), visible_pairs(computed, window()),
                                       forced_pairs(computed))) {
@@ -93,7 +96,8 @@ void LayerPlanner::plan_chunk(const MatrixView& q, std::span<const std::int64_t>
   const std::span<const std::int64_t> all = all_.query_rows;
   const std::int64_t first = std::lower_bound(all.begin(), all.end(), query_rows.front()) - all.begin();
   const std::int64_t q_block = policy_.rule.q_block, count = std::ssize(query_rows);
-  const bool whole_blocks = count % q_block == 0 || first + count == std::ssize(all);
+  const bool whole_blocks =
+      planner_->plans_ahead() && (count % q_block == 0 || first + count == std::ssize(all));
   if (planned_from_ < 0 && whole_blocks) {
     planned_from_ = first;
     planner_->plan(all_.q.slice(first, all_.q.rows - first), all.subspan(static_cast<std::size_t>(first)),

@@ -28,6 +28,7 @@ struct AttentionView {
 enum class DenseReason : std::uint8_t {
   kNone,
   kFirstLayers,  // the policy says so
+  kWindow,       // the layer has a sliding window, and the backend plans none of those
   kShort,        // even the forced blocks and the planning would take longer
   kTooDense,     // the plan left too little out
 };

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <string>
 
@@ -47,6 +48,11 @@ std::int64_t available_memory_bytes() {
   return available;
 }
 
+std::int64_t available_memory_bytes(const Backend& backend) {
+  const std::int64_t free = backend.free_bytes();
+  return free >= 0 ? free : available_memory_bytes();
+}
+
 std::int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -56,7 +62,19 @@ std::int64_t peak_memory_bytes() {
 std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
   if (options.device == "cpu") return make_cpu_backend(options.precision, options.threads);
   if (options.device == "reference") return make_reference_backend(options.precision);
-  fail(ErrorCode::kBadArgument, "--device {}: this build has cpu and reference", options.device);
+  if (const auto index = cuda_device(options.device)) return make_cuda_backend(options.precision, *index);
+  fail(ErrorCode::kBadArgument, "--device {}: must be cpu, cuda, cuda:N or reference", options.device);
+}
+
+std::optional<int> cuda_device(std::string_view device) {
+  if (device == "cuda") return 0;
+  constexpr std::string_view kPrefix = "cuda:";
+  if (!device.starts_with(kPrefix)) return std::nullopt;
+  int index = 0;
+  const char* end = device.data() + device.size();
+  const auto [stop, error] = std::from_chars(device.data() + kPrefix.size(), end, index);
+  if (error != std::errc() || stop != end || index < 0) return std::nullopt;
+  return index;
 }
 
 ModelFacts model_facts(const Architecture& arch) {
@@ -73,11 +91,11 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
                                     : open_weights(options.model);
   engine->arch_ = read_architecture(*engine->source_);
   engine->backend_ = make_backend(options);
-  const std::int64_t needed = dtype_bytes(engine->backend_->compute_dtype(), engine->arch_.matrix_elements());
-  const std::int64_t available = available_memory_bytes();
+  const std::int64_t needed = weight_bytes(engine->arch_, *engine->backend_);
+  const std::int64_t available = available_memory_bytes(*engine->backend_);
   if (available >= 0 && needed > available) {
-    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, the system has {} MiB free",
-         engine->source_->path(), needed >> 20, available >> 20);
+    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", engine->source_->path(),
+         needed >> 20, engine->backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
   }
   if (!engine->random_) engine->tokenizer_ = open_tokenizer(options.model);
   engine->weights_ = load_weights(*engine->source_, engine->arch_, *engine->backend_, options.progress);

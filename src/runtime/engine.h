@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "backends/backend.h"
 #include "formats/weight_source.h"
@@ -20,7 +22,7 @@ struct EngineOptions {
   std::string model;           // a GGUF file or a Hugging Face folder, or
   std::string random_weights;  // the name of a shape to fill with random weights
   std::uint64_t seed = 0;      // of the random weights
-  std::string device = "cpu";  // "cpu", or "reference" (the slow oracle)
+  std::string device = "cpu";  // "cpu", "cuda", "cuda:N", or "reference" (the slow oracle)
   Precision precision = Precision::kBF16;
   int threads = 0;                       // 0: all the process may use
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
@@ -30,6 +32,9 @@ struct EngineOptions {
 
 // The backend that device, precision and threads name. Error(kBadArgument) for a device this build has not.
 std::unique_ptr<Backend> make_backend(const EngineOptions& options);
+
+// N of "cuda:N", 0 of "cuda"; nothing for any other text.
+std::optional<int> cuda_device(std::string_view device);
 
 // What a policy is checked against.
 ModelFacts model_facts(const Architecture& arch);
@@ -70,6 +75,8 @@ class Engine {
 
 // Memory the system would let this process use now, cgroup limits included, in bytes.
 std::int64_t available_memory_bytes();
+// Memory that the backend could allocate now.
+std::int64_t available_memory_bytes(const Backend& backend);
 // Most memory the process has held so far (peak resident set), in bytes.
 std::int64_t peak_memory_bytes();
 

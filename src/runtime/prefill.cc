@@ -66,7 +66,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   turn.hidden_view = {turn.hidden.as<>(), DType::kF32, count, arch.model_dim};
   turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, arch.q_dim()};
   turn.rows_before = kv_lens();
-  embed(engine_.source(), arch, tokens, turn.first_position, turn.hidden_view);
+  embed(engine_.weights(), engine_.source(), arch, backend, tokens, turn.first_position, turn.hidden_view);
 
   turn.positions_before = std::exchange(positions_, policy.tokens.positions);
   stages_.clear();
@@ -116,8 +116,8 @@ bool Session::run_layers(Turn& turn) {
     prefill_stats_.layer_tokens += static_cast<double>(rows);
 
     const DecoderLayer step = layer(i);
-    for (std::int64_t begin = 0; begin < rows; begin += kChunkRows) {
-      const std::int64_t chunk = std::min(kChunkRows, rows - begin);
+    for (std::int64_t begin = 0; begin < rows; begin += backend.chunk_rows()) {
+      const std::int64_t chunk = std::min(backend.chunk_rows(), rows - begin);
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
                        turn.q_view.slice(begin, chunk), kv);
     }
@@ -195,11 +195,11 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const DecoderLayer step = layer(index);
   const LayerKv& kv = kv_[index];
   const std::span<const std::int64_t> query_rows(turn.query_rows);
-  const std::int64_t first = last_token_only ? rows - 1 : 0;
+  const std::int64_t first = last_token_only ? rows - 1 : 0, chunk_rows = engine_.backend().chunk_rows();
   LayerPlanner planner(turn.policy.attention, turn.costs, engine_.backend(),
                        {index, turn.q_view, query_rows, &kv, attention_scale(), step.window()}, rows - first);
-  for (std::int64_t begin = first; begin < rows; begin += kChunkRows) {
-    const std::int64_t chunk = std::min(kChunkRows, rows - begin);
+  for (std::int64_t begin = first; begin < rows; begin += chunk_rows) {
+    const std::int64_t chunk = std::min(chunk_rows, rows - begin);
     const MatrixView hidden = turn.hidden_view.slice(begin, chunk), q = turn.q_view.slice(begin, chunk);
     const std::span<const std::int64_t> rows_of_chunk = query_rows.subspan(begin, chunk);
     if (turn.options.observe_attention) {
@@ -250,18 +250,21 @@ void Session::log_gate() {
 
 void Session::compute_logits(const Turn& turn) {
   const Architecture& arch = engine_.arch();
+  Backend& backend = engine_.backend();
   const std::int64_t rows = turn.hidden_view.rows;
   if (turn.options.all_logits) {
     constexpr std::int64_t kLogitRows = 64;
-    const Buffer buffer = engine_.backend().allocate(std::min(rows, kLogitRows) * arch.vocab * 4);
+    const Buffer buffer = backend.allocate(std::min(rows, kLogitRows) * arch.vocab * 4);
+    Buffer copy;
     for (std::int64_t begin = turn.options.all_logits_from; begin < rows; begin += kLogitRows) {
       const std::int64_t chunk = std::min(kLogitRows, rows - begin);
       const MatrixView logits{buffer.as<>(), DType::kF32, chunk, arch.vocab};
       logits_of(turn.hidden_view.slice(begin, chunk), logits);
-      turn.options.all_logits(begin, logits);
+      turn.options.all_logits(begin, on_host(backend, logits, copy));
     }
   }
-  logits_of(turn.hidden_view.slice(rows - 1, 1), {logits_.data(), DType::kF32, 1, arch.vocab});
+  last_logits_of(turn.hidden_view.slice(rows - 1, 1));
+  backend.download(logits_row_.as<>(), logits_.data(), logits_row_.bytes());
   prefill_stats_.linear_flops +=
       2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
       static_cast<double>(turn.options.all_logits ? rows - turn.options.all_logits_from : 1);
@@ -320,11 +323,13 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64
          tokens - room());
   }
   const MemoryEstimate estimate = engine_.estimate(tokens, reserve_tokens, policy);
-  const std::int64_t needed = estimate.kv + estimate.activations, available = available_memory_bytes();
+  const std::int64_t needed = estimate.kv + estimate.activations;
+  const std::int64_t available = available_memory_bytes(engine_.backend());
   if (available >= 0 && needed > available) {
     fail(ErrorCode::kOutOfMemory,
-         "a prompt of {} tokens needs {} MiB (caches {}, activations {}), the system has {} MiB free", tokens,
-         needed >> 20, estimate.kv >> 20, estimate.activations >> 20, available >> 20);
+         "a prompt of {} tokens needs {} MiB (caches {}, activations {}), {} has {} MiB free", tokens,
+         needed >> 20, estimate.kv >> 20, estimate.activations >> 20,
+         engine_.backend().shares_host_memory() ? "the system" : "the GPU", available >> 20);
   }
 }
 

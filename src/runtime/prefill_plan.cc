@@ -35,13 +35,14 @@ std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, con
 }
 
 // The plan of a layer that lists every causal block, and the estimates behind a chunk of it.
-std::int64_t plan_bytes(const Architecture& arch, const BlockRule& rule, std::int64_t rows) {
+std::int64_t plan_bytes(const Architecture& arch, const Backend& backend, const BlockRule& rule,
+                        std::int64_t rows) {
   const auto blocks = [&](std::int64_t queries) {
     return arch.heads * block_count(queries, rule.q_block) * block_count(rows, rule.k_block);
   };
   constexpr std::int64_t kListed = 4, kEstimate = 4;
   const std::int64_t estimates =
-      rule.estimator == BlockEstimator::kNone ? 0 : kEstimate * blocks(std::min(rows, kChunkRows));
+      rule.estimator == BlockEstimator::kNone ? 0 : kEstimate * blocks(std::min(rows, backend.chunk_rows()));
   return kListed * blocks(rows) / 2 + estimates;
 }
 
@@ -51,8 +52,8 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
   if (policy.dense()) return 0;
   std::int64_t one = 0, all = 0;
   for (const std::int64_t rows : layer_rows) {
-    one =
-        std::max(one, planner_bytes(arch, backend, policy.rule, rows) + plan_bytes(arch, policy.rule, rows));
+    one = std::max(
+        one, planner_bytes(arch, backend, policy.rule, rows) + plan_bytes(arch, backend, policy.rule, rows));
     all += planner_bytes(arch, backend, policy.rule, rows + new_tokens);
   }
   return one + (policy.decode == DecodeMode::kSelected ? all : 0);
@@ -60,17 +61,23 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
 
 }  // namespace
 
+std::int64_t weight_bytes(const Architecture& arch, const Backend& backend) {
+  const std::int64_t embeddings =
+      backend.keeps_embeddings() && !arch.tied_embeddings ? arch.vocab * arch.model_dim : 0;
+  return dtype_bytes(backend.compute_dtype(), arch.matrix_elements() + embeddings);
+}
+
 MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
                                std::int64_t new_tokens, const Policy& policy) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
-  estimate.weights = dtype_bytes(compute, arch.matrix_elements());
+  estimate.weights = weight_bytes(arch, backend);
   const std::vector<std::int64_t> layer_rows = rows_by_layer(policy, arch.layers, prompt_tokens);
   for (const std::int64_t rows : layer_rows) {
     estimate.kv += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows + new_tokens);
   }
   estimate.activations = prompt_tokens * (4 * arch.model_dim + dtype_bytes(compute, arch.q_dim())) +
-                         Workspace::bytes(arch, compute, kChunkRows) +
+                         Workspace::bytes(arch, compute, backend.chunk_rows()) +
                          planning_bytes(arch, backend, policy.attention, layer_rows, new_tokens);
   return estimate;
 }

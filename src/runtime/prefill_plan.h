@@ -10,8 +10,8 @@
 
 namespace winnow {
 
-// Rows a layer works on at a time: bounds the activations, and keeps a thread's share of them in its L2
-// cache.
+// Rows a layer works on at a time where the host computes (Backend::chunk_rows()): bounds the activations,
+// and keeps a thread's share of them in its L2 cache.
 constexpr std::int64_t kChunkRows = 512;
 
 // Cache rows that each layer gets from a prompt of `tokens`: an upper bound where a stage keeps by top_p.
@@ -23,6 +23,9 @@ struct MemoryEstimate {
   std::int64_t activations = 0;  // and what choosing blocks of attention needs
   std::int64_t total() const { return weights + kv + activations; }
 };
+
+// Of the model's matrices, as the backend keeps them.
+std::int64_t weight_bytes(const Architecture& arch, const Backend& backend);
 
 // For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches.
 // Needs no weights.

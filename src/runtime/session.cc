@@ -15,7 +15,8 @@ namespace winnow {
 Session::Session(const Engine& engine)
     : engine_(engine),
       logits_(static_cast<std::size_t>(engine.arch().vocab)),
-      workspace_(engine.arch(), engine.backend(), kChunkRows) {
+      logits_row_(engine.backend().allocate(engine.arch().vocab * 4)),
+      workspace_(engine.arch(), engine.backend(), engine.backend().chunk_rows()) {
   const Architecture& arch = engine.arch();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     kv_.emplace_back();
@@ -51,6 +52,10 @@ void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
   apply_linear(engine_.backend(), engine_.weights().lm_head, normed, logits);
 }
 
+void Session::last_logits_of(const MatrixView& hidden) {
+  logits_of(hidden, {logits_row_.as<>(), DType::kF32, 1, engine_.arch().vocab});
+}
+
 void Session::check_decode(TokenId token) const {
   if (room() < 1) {
     fail(ErrorCode::kBadArgument, "the context of {} tokens is full: start a new conversation",
@@ -69,12 +74,13 @@ void Session::decode(TokenId token) {
   Backend& backend = engine_.backend();
   const MatrixView hidden{decode_hidden_.as<>(), DType::kF32, 1, arch.model_dim};
   const MatrixView q{decode_q_.as<>(), backend.compute_dtype(), 1, arch.q_dim()};
-  embed(engine_.source(), arch, {&token, 1}, next_position_, hidden);
   for (LayerKv& kv : kv_) {  // all of them first: what can fail must not fail between two layers
     if (kv.rows == kv.capacity)
       backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
     kv.positions.reserve(static_cast<std::size_t>(kv.capacity));
   }
+  embed(engine_.weights(), engine_.source(), arch, backend, {&token, 1}, next_position_, hidden);
+  backend.begin_step();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     LayerKv& kv = kv_[i];
     const std::int32_t position = next_rope_position(kv);
@@ -93,7 +99,9 @@ void Session::decode(TokenId token) {
     decode_stats_.attention_pairs += pairs;
     decode_stats_.causal_pairs += causal;
   }
-  logits_of(hidden, {logits_.data(), DType::kF32, 1, arch.vocab});
+  last_logits_of(hidden);
+  backend.end_step();
+  backend.download(logits_row_.as<>(), logits_.data(), logits_row_.bytes());
   next_position_ += 1;
   decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
                                 2.0 * static_cast<double>(arch.model_dim * arch.vocab);
@@ -106,6 +114,7 @@ void Session::decode(TokenId token) {
 const BlockPlan* Session::plan_decode(std::int64_t index, const MatrixView& q, std::int64_t row) {
   if (attention_.dense() || attention_.decode == DecodeMode::kDense) return nullptr;
   if (index < attention_.dense_first_layers) return nullptr;
+  if (layer(index).window() > 0 && !engine_.backend().plans_windows()) return nullptr;
   std::unique_ptr<BlockPlanner>& planner = decode_planners_[static_cast<std::size_t>(index)];
   if (planner == nullptr) {
     BlockPlannerParams params = planner_params(attention_, index, engine_.arch().heads);

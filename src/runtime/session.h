@@ -81,6 +81,7 @@ class Session {
   void cut_caches_to_survivors(const Turn& turn);
   void check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
   void logits_of(const MatrixView& hidden, const MatrixView& logits);
+  void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_
   std::int32_t next_rope_position(const LayerKv& kv) const;
   DecoderLayer layer(std::int64_t index) const;
   float attention_scale() const;
@@ -90,6 +91,7 @@ class Session {
   PositionMode positions_ = PositionMode::kOriginal;
   std::int64_t next_position_ = 0;
   std::vector<float> logits_;
+  Buffer logits_row_;  // [vocab] float32, the backend's
   std::vector<StageRecord> stages_;
   std::vector<BlockRecord> block_stats_;
   bool gate_logged_ = false;

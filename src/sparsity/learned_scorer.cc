@@ -51,7 +51,7 @@ class MlpReader {
                                                 static_cast<std::size_t>((end - begin) * row_bytes));
                                   });
     linear.bias = backend_.allocate(dtype_bytes(DType::kF32, out_features));
-    std::memcpy(linear.bias.as<>(), bias.data.data(), bias.data.size());
+    backend_.upload(bias.data.data(), linear.bias.as<>(), static_cast<std::int64_t>(bias.data.size()));
     return linear;
   }
 
@@ -108,7 +108,7 @@ class LearnedScorer final : public Scorer {
     for (std::int64_t begin = 0; begin < tokens; begin += kChunkRows) {
       const std::int64_t rows = std::min(kChunkRows, tokens - begin);
       score_chunk(mlp->second, input.hidden.slice(begin, rows), activations);
-      std::memcpy(&scores[begin], activations.scores.as<>(), static_cast<std::size_t>(rows) * sizeof(float));
+      backend_.download(activations.scores.as<>(), &scores[begin], dtype_bytes(DType::kF32, rows));
     }
   }
 

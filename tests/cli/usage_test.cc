@@ -48,8 +48,8 @@ TEST(Usage, BadUsageIsTwo) {
 }
 
 TEST(Usage, WhatThisBuildLacksSaysSo) {
-  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda"})), 1, "no CUDA");
-  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:1"})), 1, "no CUDA");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:63"})), 1, "--device cuda");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:x"})), 2, "cuda:x");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--precision", "int8"})), 1, "int8");
 }
 

@@ -1,10 +1,12 @@
 // Logits of prefill and of greedy decoding against transformers (scripts/make_tiny_models.py), for every
-// family, from both file formats, on both backends.
+// family, from both file formats, on every backend (on a GPU where there is
+// one).
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/session.h"
@@ -50,14 +52,23 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.model << " on " << c.
 
 class Golden : public testing::TestWithParam<Case> {
  protected:
-  Golden()
-      : golden_(path(GetParam().golden) + "/golden.safetensors"),
-        engine_(Engine::open({.model = path(GetParam().model),
-                              .random_weights = "",
-                              .device = GetParam().device,
-                              .precision = GetParam().precision,
-                              .threads = 2,
-                              .progress = {}})) {}
+  Golden() : golden_(path(GetParam().golden) + "/golden.safetensors") {}
+
+  void SetUp() override {
+    if (std::string_view(GetParam().device) == "cuda") {
+      try {
+        make_cuda_backend(GetParam().precision, 0);
+      } catch (const Error& error) {
+        GTEST_SKIP() << error.what();
+      }
+    }
+    engine_ = Engine::open({.model = path(GetParam().model),
+                            .random_weights = "",
+                            .device = GetParam().device,
+                            .precision = GetParam().precision,
+                            .threads = 2,
+                            .progress = {}});
+  }
 
   // The largest difference relative to the largest logit. bf16 keeps 8 bits of weights, activations and
   // caches, and the random models amplify that: the reference backend, which accumulates in double, reaches
@@ -124,6 +135,7 @@ std::vector<Case> cases() {
       for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
         all.push_back({model, family, "cpu", precision});
         all.push_back({model, family, "reference", precision});
+        if (model == family) all.push_back({model, family, "cuda", precision});
       }
     }
   }

@@ -75,7 +75,7 @@ std::vector<float> prune_after_whole_layers(const Engine& e, std::span<const Tok
   Buffer hidden_buffer = backend.allocate(count * arch.model_dim * 4);
   Buffer q_buffer = backend.allocate(count * dtype_bytes(backend.compute_dtype(), arch.q_dim()));
   MatrixView hidden{hidden_buffer.as<>(), DType::kF32, count, arch.model_dim};
-  embed(e.source(), arch, tokens, 0, hidden);
+  embed(e.weights(), e.source(), arch, backend, tokens, 0, hidden);
   std::vector<std::int32_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), 0);
   std::size_t stage = 0;

@@ -65,26 +65,31 @@ inline std::vector<float> random_floats(std::int64_t n, unsigned seed, float dev
 class TestMatrix {
  public:
   TestMatrix(Backend& backend, DType dtype, std::int64_t rows, std::int64_t cols)
-      : buffer_(backend.allocate(rows * dtype_bytes(dtype, cols))), view_{buffer_.as<>(), dtype, rows, cols} {
-    std::memset(buffer_.as<>(), 0x5a, static_cast<std::size_t>(buffer_.bytes()));
+      : backend_(&backend),
+        buffer_(backend.allocate(rows * dtype_bytes(dtype, cols))),
+        view_{buffer_.as<>(), dtype, rows, cols} {
+    const std::string poison(static_cast<std::size_t>(buffer_.bytes()), 0x5a);
+    backend.upload(poison.data(), buffer_.as<>(), buffer_.bytes());
   }
   TestMatrix(Backend& backend, DType dtype, std::int64_t rows, std::int64_t cols,
              std::span<const float> values)
       : TestMatrix(backend, dtype, rows, cols) {
-    for (std::int64_t i = 0; i < rows * cols; ++i) {
-      if (dtype == DType::kBF16) {
-        buffer_.as<BF16>()[i] = to_bf16(values[i]);
-      } else {
-        buffer_.as<float>()[i] = values[i];
-      }
+    if (dtype == DType::kF32) {
+      backend.upload(values.data(), buffer_.as<>(), buffer_.bytes());
+      return;
     }
+    std::vector<BF16> rounded;
+    for (std::int64_t i = 0; i < rows * cols; ++i) rounded.push_back(to_bf16(values[i]));
+    backend.upload(rounded.data(), buffer_.as<>(), buffer_.bytes());
   }
 
   const MatrixView& view() const { return view_; }
   std::vector<float> floats() const {
     std::vector<float> values(static_cast<std::size_t>(view_.rows * view_.cols));
+    const std::string bits = row_bits(0, view_.rows);
     for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = view_.dtype == DType::kBF16 ? to_float(buffer_.as<BF16>()[i]) : buffer_.as<float>()[i];
+      values[i] = view_.dtype == DType::kBF16 ? to_float(reinterpret_cast<const BF16*>(bits.data())[i])
+                                              : reinterpret_cast<const float*>(bits.data())[i];
     }
     return values;
   }
@@ -92,13 +97,23 @@ class TestMatrix {
     return row_bits(0, view_.rows) == other.row_bits(0, view_.rows);
   }
   std::string row_bits(std::int64_t row, std::int64_t count = 1) const {
-    return {view_.row<char>(row), static_cast<std::size_t>(count * view_.row_bytes())};
+    std::string bits(static_cast<std::size_t>(count * view_.row_bytes()), 0);
+    backend_->download(view_.row<char>(row), bits.data(), std::ssize(bits));
+    return bits;
   }
 
  private:
+  Backend* backend_;
   Buffer buffer_;
   MatrixView view_;
 };
+
+// Floats in the backend's memory.
+inline Buffer to_backend(Backend& backend, std::span<const float> values) {
+  Buffer buffer = backend.allocate(std::ssize(values) * 4);
+  backend.upload(values.data(), buffer.as<>(), buffer.bytes());
+  return buffer;
+}
 
 // Reports the first faults only.
 inline void expect_close(std::span<const float> actual, std::span<const float> expected,
@@ -122,17 +137,16 @@ inline void expect_close(const TestMatrix& actual, const TestMatrix& expected, T
 inline RopeTable make_rope(Backend& backend, std::int64_t positions, std::int64_t rotary_dim,
                            double theta = 10000.0) {
   const std::int64_t half = rotary_dim / 2;
-  RopeTable table{backend.allocate(positions * half * 4), backend.allocate(positions * half * 4), positions,
-                  rotary_dim};
+  std::vector<float> cos, sin;
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
       const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim);
       const double angle = static_cast<double>(p) * std::pow(theta, exponent);
-      table.cos.as<float>()[p * half + i] = static_cast<float>(std::cos(angle));
-      table.sin.as<float>()[p * half + i] = static_cast<float>(std::sin(angle));
+      cos.push_back(static_cast<float>(std::cos(angle)));
+      sin.push_back(static_cast<float>(std::sin(angle)));
     }
   }
-  return table;
+  return {to_backend(backend, cos), to_backend(backend, sin), positions, rotary_dim};
 }
 
 struct HeadShape {

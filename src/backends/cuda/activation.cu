@@ -1,0 +1,82 @@
+// Activations between the up and the down product.
+#include "backends/cuda/device.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/numeric.cuh"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <Activation kKind>
+__device__ float activate(float x) {
+  if constexpr (kKind == Activation::kSiluGated) return x / (1.0f + expf(-x));
+  if constexpr (kKind == Activation::kGeluErf) return 0.5f * x * erfcf(-x * 0.70710678118654752f);
+  const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+  return 0.5f * x * (1.0f + tanhf(inner));
+}
+
+// A thread takes a pack of one row; in place is fine for the ungated kinds.
+template <class T, Activation kKind>
+__global__ void __launch_bounds__(kThreads)
+    activation_kernel(const T* x, T* y, std::int64_t rows, std::int64_t dim) {
+  constexpr bool kGated = kKind == Activation::kSiluGated || kKind == Activation::kGeluTanhGated;
+  constexpr int n = kPack<T>;
+  const bool packed = dim % n == 0;
+  const int step = packed ? n : 1;
+  const std::int64_t per_row = dim / step;
+  const std::int64_t at = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  if (at >= rows * per_row) return;
+  const std::int64_t row = at / per_row, i = at % per_row * step;
+  const T* gate = x + row * (kGated ? 2 * dim : dim) + i;
+  T* out = y + row * dim + i;
+  if (!packed) {
+    const float value = activate<kKind>(to_f32(gate[0]));
+    out[0] = from_f32<T>(kGated ? value * to_f32(gate[dim]) : value);
+    return;
+  }
+  float g[n], u[n];
+  load_pack(gate, g);
+  if constexpr (kGated) load_pack(gate + dim, u);
+  alignas(16) T result[n];
+#pragma unroll
+  for (int j = 0; j < n; ++j) {
+    const float value = activate<kKind>(g[j]);
+    result[j] = from_f32<T>(kGated ? value * u[j] : value);
+  }
+  *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(result);
+}
+
+template <class T, Activation kKind>
+void launch(const void* x, void* y, std::int64_t rows, std::int64_t dim, cudaStream_t stream) {
+  const std::int64_t threads = rows * (dim % kPack<T> == 0 ? dim / kPack<T> : dim);
+  const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+  activation_kernel<T, kKind>
+      <<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(x), static_cast<T*>(y), rows, dim);
+}
+
+template <class T>
+void launch(Activation kind, const void* x, void* y, std::int64_t rows, std::int64_t dim,
+            cudaStream_t stream) {
+  switch (kind) {
+    case Activation::kSiluGated: return launch<T, Activation::kSiluGated>(x, y, rows, dim, stream);
+    case Activation::kGeluTanh: return launch<T, Activation::kGeluTanh>(x, y, rows, dim, stream);
+    case Activation::kGeluErf: return launch<T, Activation::kGeluErf>(x, y, rows, dim, stream);
+    case Activation::kGeluTanhGated: return launch<T, Activation::kGeluTanhGated>(x, y, rows, dim, stream);
+  }
+}
+
+}  // namespace
+
+void launch_activation(Activation kind, const void* x, void* y, std::int64_t rows, std::int64_t dim,
+                       bool use_bf16, cudaStream_t stream) {
+  if (rows == 0 || dim == 0) return;
+  if (use_bf16) {
+    launch<bf16>(kind, x, y, rows, dim, stream);
+  } else {
+    launch<float>(kind, x, y, rows, dim, stream);
+  }
+  check_launch("activation");
+}
+
+}  // namespace winnow::cuda

@@ -1,0 +1,227 @@
+#include "backends/cuda/cuda_attention.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "backends/cuda/cuda_planner.h"
+#include "backends/cuda/device_buffer.h"
+#include "backends/cuda/device_plan.h"
+#include "core/check.h"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr std::int64_t kWindowLogits = std::int64_t{64} << 20;  // float32, of window_scores' working memory
+constexpr std::int64_t kDenseBlock = 128;                       // of the full plan
+
+CacheView cache_of(const LayerKv& kv) { return {kv.k.as<>(), kv.v.as<>(), kv.kv_heads, kv.head_dim}; }
+
+bool without_gaps(std::span<const std::int64_t> rows) {
+  return rows.back() - rows.front() + 1 == std::ssize(rows);
+}
+
+// Whether the window hides rows from any of the queries.
+bool hides_rows(const SlidingWindow& window, std::span<const std::int64_t> query_rows) {
+  return window.size > 0 && window.first_row(query_rows.back()) > 0;
+}
+std::vector<std::int64_t> first_rows(const SlidingWindow& window, std::span<const std::int64_t> query_rows) {
+  std::vector<std::int64_t> first;
+  for (const std::int64_t row : query_rows) first.push_back(window.first_row(row));
+  return first;
+}
+
+std::int64_t aligned(std::int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+}  // namespace
+
+std::int64_t CudaAttention::heads_of(const MatrixView& q, const LayerKv& kv) const {
+  const std::int64_t heads = q.cols / kv.head_dim;
+  check(q.dtype == dtype_, "q is of the compute dtype");
+  check(heads * kv.head_dim == q.cols && heads % kv.kv_heads == 0, "q has a multiple of kv_heads heads");
+  return heads;
+}
+
+void CudaAttention::attention(const AttentionParams& p) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t heads = heads_of(p.q, kv);
+  check(p.out.rows == p.q.rows && p.out.cols == p.q.cols && p.out.dtype == dtype_, "attention: out is as q");
+  check(std::ssize(p.query_rows) == p.q.rows, "attention: a row for every query");
+  if (p.q.rows == 0) return;
+  check(p.query_rows.back() < kv.rows, "attention: the queries' rows are cached");
+  if (p.q.rows == 1 && p.plan == nullptr && decode_attention_takes(heads, kv.kv_heads, kv.head_dim)) {
+    return decode(p, heads);
+  }
+  steps_.flush();
+  BlockAttentionParams blocks{
+      .dtype = dtype_, .heads = heads, .kv_heads = kv.kv_heads, .head_dim = kv.head_dim};
+  blocks.queries = p.q.rows;
+  blocks.kv_rows = kv.rows;
+  blocks.q = p.q.data;
+  blocks.out = p.out.data;
+  blocks.q_row_stride = blocks.out_row_stride = p.q.cols;
+  blocks.k = kv.k.as<>();
+  blocks.v = kv.v.as<>();
+  blocks.kv_row_stride = kv.kv_heads * kv.head_dim;
+  blocks.kv_head_stride = kv.head_dim;
+  blocks.scale = p.scale;
+  blocks.plan.q_block = blocks.plan.k_block = kDenseBlock;
+  const SlidingWindow window = kv.window(p.window);
+  const bool windowed = hides_rows(window, p.query_rows);
+  check(p.plan == nullptr || !windowed, "attention: plans of windows are not made for this backend");
+  if (p.plan != nullptr || (!windowed && supports_tensor_cores(blocks))) return attend_blocks(p, blocks);
+  PlainAttentionArgs args{p.q.data, nullptr, cache_of(kv), p.out.data, p.q.rows,
+                          heads,    nullptr, p.scale,      bf16()};
+  std::vector<std::int64_t> rows(p.query_rows.begin(), p.query_rows.end());
+  if (windowed) {  // in one piece: a second one could push the first out of the ring
+    const std::vector<std::int64_t> first = first_rows(window, p.query_rows);
+    rows.insert(rows.end(), first.begin(), first.end());
+  }
+  const std::int64_t* staged = device_.stage_as(rows.data(), std::ssize(rows));
+  args.query_rows = staged;
+  if (windowed) args.first_rows = staged + p.q.rows;
+  if (bf16() && mma_attention_takes(kv.head_dim)) {
+    return launch_mma_attention(args, p.query_rows.back(), device_.stream());
+  }
+  launch_plain_attention(args, device_.stream());
+}
+
+void CudaAttention::attend_blocks(const AttentionParams& p, BlockAttentionParams blocks) {
+  const auto* held = p.plan != nullptr ? static_cast<const BlocksOnDevice*>(p.plan->held.get()) : nullptr;
+  const std::int64_t plan_heads = p.plan != nullptr ? p.plan->heads : p.kv->kv_heads;
+  const std::int64_t q_block = p.plan != nullptr ? p.plan->q_block : kDenseBlock,
+                     k_block = p.plan != nullptr ? p.plan->k_block : kDenseBlock;
+  const std::int64_t bits_bytes =
+      aligned(plan_bits_bytes(plan_heads, block_count(p.q.rows, q_block), plan_words(p.kv->rows, k_block)));
+  auto* scratch = static_cast<std::byte*>(
+      device_.scratch(bits_bytes + block_attention_workspace(blocks.heads, p.q.rows)));
+  auto* bits = reinterpret_cast<std::uint32_t*>(scratch);
+  blocks.workspace = scratch + bits_bytes;
+  if (held != nullptr) {
+    blocks.plan = {.q_block = q_block,
+                   .k_block = k_block,
+                   .heads = plan_heads,
+                   .query_blocks = p.plan->query_blocks,
+                   .words = held->words,
+                   .listed = held->bits.as<std::uint32_t>()};
+  } else if (p.plan != nullptr) {
+    blocks.plan = listed_device_plan(*p.plan, p.kv->rows, bits, device_);
+  }
+  PlanQueries queries{.queries = p.q.rows, .kv_rows = p.kv->rows, .first_row = p.query_rows.front()};
+  if (!without_gaps(p.query_rows)) {
+    const std::vector<std::int32_t> rows(p.query_rows.begin(), p.query_rows.end());
+    queries.query_rows = device_.stage_as(rows.data(), std::ssize(rows));
+  }
+  blocks.query_rows = queries.query_rows;
+  blocks.first_row = queries.first_row;
+  if (p.plan == nullptr) {
+    blocks.plan = full_device_plan(queries, plan_heads, q_block, k_block, bits, device_.stream());
+  }
+  if (p.plan != nullptr && p.plan->means != nullptr) {
+    const LayerKv& means = *p.plan->means;
+    blocks.plan.mean_k = means.k.as<>();
+    blocks.plan.mean_v = means.v.as<>();
+    blocks.plan.means = means.rows;
+    blocks.plan.mean_head_stride = means.rows * means.head_dim;
+  }
+  cuda::attend_blocks(blocks, device_.stream());
+}
+
+void CudaAttention::decode(const AttentionParams& p, std::int64_t heads) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t row = p.query_rows[0];
+  const std::int32_t seen[2] = {static_cast<std::int32_t>(row),
+                                static_cast<std::int32_t>(kv.window(p.window).first_row(row))};
+  const std::int32_t* numbers = steps_.numbers(seen);
+  const std::int64_t bytes = decode_scratch_bytes(heads, kv.head_dim, kv.capacity);
+  if (bytes > decode_scratch_.bytes()) {
+    steps_.flush();  // what is put off uses the old one
+    decode_scratch_ = allocate_buffer(device_, bytes);
+  }
+  const DecodeAttentionArgs args{p.q.data,   numbers, cache_of(kv),
+                                 p.out.data, heads,   kv.capacity,
+                                 p.scale,    bf16(),  decode_scratch_.as<float>()};
+  steps_.submit(key_of(5, args.q, args.seen, args.cache.k, args.cache.v, args.out, args.heads, args.capacity,
+                       args.scale, args.partial),
+                [args, stream = device_.stream()] { launch_decode_attention(args, stream); });
+}
+
+void CudaAttention::attention_probs(const AttentionProbsParams& p) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t heads = heads_of(p.q, kv), rows = p.q.rows;
+  check(p.probs.rows == rows && p.probs.cols == kv.rows, "attention_probs: [rows, kv->rows]");
+  if (rows == 0) return;
+  steps_.flush();
+  const std::int64_t bytes = rows * kv.rows * 4;
+  auto* logits = static_cast<float*>(device_.scratch(bytes));
+  launch_logits({p.q.data, p.q.cols, cache_of(kv), p.head, 1, p.head / (heads / kv.kv_heads), rows, kv.rows,
+                 p.scale, logits, bf16()},
+                device_.stream());
+  std::vector<std::int64_t> limits = first_rows(kv.window(p.window), p.query_rows);
+  limits.insert(limits.end(), p.query_rows.begin(), p.query_rows.end());
+  const std::int64_t* staged = device_.stage_as(limits.data(), 2 * rows);
+  launch_causal_softmax(logits, staged, staged + rows, rows, kv.rows, device_.stream());
+  device_.download(p.probs.data, logits, bytes);
+}
+
+float CudaAttention::logits(const WindowScoresParams& p, std::int64_t heads, std::int64_t head,
+                            std::int64_t count, float* to) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t dim = kv.head_dim, kv_head = head / (heads / kv.kv_heads);
+  if (bf16() && dim % 8 == 0) {
+    matmul_.batched_logits({p.q.row<BF16>(0) + head * dim, kv.k.as<BF16>() + kv_head * dim, to, count,
+                            p.q.rows, kv.rows, dim, dim, p.q.cols, kv.kv_heads * dim, true});
+    return p.scale;
+  }
+  launch_logits(
+      {p.q.data, p.q.cols, cache_of(kv), head, count, kv_head, p.q.rows, kv.rows, p.scale, to, bf16()},
+      device_.stream());
+  return 1.0f;
+}
+
+void CudaAttention::window_scores(const WindowScoresParams& p) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t heads = heads_of(p.q, kv), group = heads / kv.kv_heads, queries = p.q.rows;
+  std::vector<std::int32_t> asked(p.heads.begin(), p.heads.end());
+  if (asked.empty()) {
+    asked.resize(static_cast<std::size_t>(heads));
+    std::iota(asked.begin(), asked.end(), 0);
+  }
+  const std::int64_t count = std::ssize(asked);
+  check(queries >= 1 && queries <= kv.rows, "window_scores: the window is in the cache");
+  check(std::ssize(p.scores) == (p.per_head ? count : 1) * kv.rows, "window_scores: a score for every row");
+  steps_.flush();
+  // As many heads at a time as some working memory holds the logits of.
+  const std::int64_t head_logits = queries * kv.rows;
+  const std::int64_t at_once = std::clamp<std::int64_t>(kWindowLogits / head_logits, 1, count);
+  auto* all = static_cast<float*>(
+      device_.scratch((at_once * (head_logits + 2 * queries) + (count + 1) * kv.rows) * 4));
+  float *stats = all + at_once * head_logits, *means = stats + 2 * at_once * queries,
+        *scores = means + count * kv.rows;
+  std::vector<std::int64_t> query_rows(static_cast<std::size_t>(queries));
+  std::iota(query_rows.begin(), query_rows.end(), kv.rows - queries);
+  const SlidingWindow window = kv.window(p.sliding_window);
+  const std::int64_t* first_seen = hides_rows(window, query_rows)
+                                       ? device_.stage_as(first_rows(window, query_rows).data(), queries)
+                                       : nullptr;
+  for (std::int64_t first = 0; first < count; first += at_once) {
+    const std::int64_t end = std::min(first + at_once, count);
+    float scale = 1.0f;
+    for (std::int64_t i = first; i < end;) {  // heads in a row that share a kv head are one product
+      std::int64_t next = i + 1;
+      while (next < end && asked[next] == asked[next - 1] + 1 && asked[next] / group == asked[i] / group)
+        ++next;
+      scale = logits(p, heads, asked[i], next - i, all + (i - first) * head_logits);
+      i = next;
+    }
+    launch_window_means({all, stats, means + first * kv.rows, first_seen, end - first, queries, kv.rows,
+                         scale, p.queries == QueryReduction::kMax},
+                        device_.stream());
+  }
+  if (!p.per_head) {
+    launch_reduce_heads(means, scores, count, kv.rows, p.reduction == HeadReduction::kMean, device_.stream());
+  }
+  device_.download(p.scores.data(), p.per_head ? means : scores, std::ssize(p.scores) * 4);
+}
+
+}  // namespace winnow::cuda

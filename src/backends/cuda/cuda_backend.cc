@@ -1,0 +1,320 @@
+// The CUDA backend: ops checked here, run by kernels (kernels.h) and cuBLASLt (matmul.h); those around a
+// cache are in cuda_attention.h. Caches are [rows, kv_heads, head_dim] of the compute dtype.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cuda/cuda_attention.h"
+#include "backends/cuda/cuda_planner.h"
+#include "backends/cuda/device.h"
+#include "backends/cuda/device_buffer.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/matmul.h"
+#include "backends/cuda/step_graph.h"
+#include "core/check.h"
+#include "core/error.h"
+
+namespace winnow {
+namespace cuda {
+namespace {
+
+// Kept back when free memory is told: working memory of ops, libraries, and the pool's rounding.
+constexpr std::int64_t kReservedBytes = std::int64_t{768} << 20;
+// The largest products are at full speed from some 4K rows on; activations of this many rows of a 7B model
+// are 1 GiB.
+constexpr std::int64_t kChunkRows = 8192;
+
+class CudaWeight final : public Weight {
+ public:
+  CudaWeight(Buffer data, std::int64_t out_features, std::int64_t in_features)
+      : data_(std::move(data)), out_features_(out_features), in_features_(in_features) {}
+  std::int64_t out_features() const override { return out_features_; }
+  std::int64_t in_features() const override { return in_features_; }
+  std::int64_t bytes() const override { return data_.bytes(); }
+  const void* data() const { return data_.as<>(); }
+
+ private:
+  Buffer data_;
+  std::int64_t out_features_, in_features_;
+};
+
+std::int64_t heads_of(const MatrixView& q, const LayerKv& kv) {
+  const std::int64_t heads = q.cols / kv.head_dim;
+  check(heads * kv.head_dim == q.cols && heads % kv.kv_heads == 0, "q has a multiple of kv_heads heads");
+  return heads;
+}
+
+Activation activation_of(ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::kSiluGated: return Activation::kSiluGated;
+    case ActivationKind::kGeluTanh: return Activation::kGeluTanh;
+    case ActivationKind::kGeluErf: return Activation::kGeluErf;
+    case ActivationKind::kGeluTanhGated: return Activation::kGeluTanhGated;
+  }
+  check(false, "activation: a known kind");
+  return Activation::kSiluGated;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(Precision precision, int index)
+      : precision_(precision),
+        device_(index),
+        matmul_(device_),
+        steps_(device_),
+        attention_(compute_dtype(), device_, matmul_, steps_) {}
+
+  std::string description() const override {
+    return fmt::format("cuda, {}, {}", device_.name(), bf16() ? "bf16" : "f32");
+  }
+  Precision precision() const override { return precision_; }
+
+  Buffer allocate(std::int64_t bytes) override { return allocate_buffer(device_, bytes); }
+  void upload(const void* host, void* memory, std::int64_t bytes) override {
+    steps_.flush();
+    device_.copy(memory, host, bytes);
+  }
+  void download(const void* memory, void* host, std::int64_t bytes) override {
+    steps_.flush();
+    device_.download(host, memory, bytes);
+  }
+  bool shares_host_memory() const override { return false; }
+  void finish() override { device_.finish(); }
+  std::int64_t free_bytes() const override {
+    return std::max<std::int64_t>(0, device_.free_memory() - kReservedBytes);
+  }
+  std::int64_t peak_bytes() const override { return device_.peak_memory(); }
+  bool plans_windows() const override { return false; }
+  std::int64_t chunk_rows() const override { return kChunkRows; }
+  void begin_step() override { steps_.begin(); }
+  void end_step() override { steps_.end(); }
+
+  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
+                               const RowReader& reader) override {
+    constexpr std::int64_t kSlabFloats = std::int64_t{4} << 20;
+    const std::int64_t slab = std::clamp<std::int64_t>(kSlabFloats / in_features, 1, out_features);
+    Buffer data = allocate(out_features * dtype_bytes(compute_dtype(), in_features));
+    const Buffer floats = allocate(slab * in_features * 4);
+    std::vector<float> rows(static_cast<std::size_t>(slab * in_features));
+    for (std::int64_t begin = 0; begin < out_features; begin += slab) {
+      const std::int64_t count = std::min(slab, out_features - begin);
+      reader(begin, begin + count, std::span(rows).first(static_cast<std::size_t>(count * in_features)));
+      upload(rows.data(), floats.as<>(), count * in_features * 4);
+      launch_convert(floats.as<>(), false,
+                     data.as<std::byte>() + begin * dtype_bytes(compute_dtype(), in_features), bf16(),
+                     count * in_features, stream());
+      device_.finish();  // `rows` is filled again
+    }
+    return std::make_unique<CudaWeight>(std::move(data), out_features, in_features);
+  }
+
+  std::unique_ptr<Weight> pack_uniform(std::int64_t in_features,
+                                       std::span<const UniformRows> parts) override {
+    std::int64_t out_features = 0;
+    for (const UniformRows& part : parts) out_features += part.rows;
+    const std::int64_t row_bytes = dtype_bytes(compute_dtype(), in_features);
+    Buffer data = allocate(out_features * row_bytes);
+    auto* to = data.as<std::byte>();
+    for (const UniformRows& part : parts) {
+      launch_uniform(part.stream, part.scale, to, bf16(), part.rows * in_features, stream());
+      to += part.rows * row_bytes;
+    }
+    return std::make_unique<CudaWeight>(std::move(data), out_features, in_features);
+  }
+
+  bool keeps_embeddings() const override { return true; }
+  void gather(const Weight& table, std::span<const std::int32_t> rows, float scale,
+              const MatrixView& hidden) override {
+    check(
+        hidden.dtype == DType::kF32 && hidden.rows == std::ssize(rows) && hidden.cols == table.in_features(),
+        "gather: hidden does not fit");
+    steps_.flush();
+    const std::int32_t* ids = device_.stage_as(rows.data(), std::ssize(rows));
+    launch_embed(static_cast<const CudaWeight&>(table).data(), bf16(), ids, scale, hidden.row<float>(0),
+                 hidden.rows, hidden.cols, stream());
+  }
+
+  void norm(const NormParams& p) override {
+    check(p.x.dtype == DType::kF32 && p.x.rows == p.y.rows && p.x.cols == p.y.cols,
+          "norm: x is float32, as y");
+    check(!p.accumulate || p.y.dtype == DType::kF32, "norm: only float32 accumulates");
+    const NormArgs args{p.x.row<float>(0),
+                        p.weight,
+                        p.bias,
+                        p.y.data,
+                        p.x.rows,
+                        p.x.cols,
+                        p.epsilon,
+                        p.kind == NormKind::kLayer,
+                        p.y.dtype == DType::kBF16,
+                        p.accumulate};
+    steps_.submit(key_of(1, args.x, args.weight, args.bias, args.y, args.rows, args.dim, args.epsilon,
+                         args.layer, args.bf16, args.accumulate),
+                  [args, s = stream()] { launch_norm(args, s); });
+  }
+
+  void linear(const LinearParams& p) override {
+    const auto& weight = static_cast<const CudaWeight&>(*p.weight);
+    check(p.x.dtype == compute_dtype() && p.x.cols == weight.in_features(),
+          "linear: x has in_features columns");
+    check(p.y.rows == p.x.rows && p.y.cols == weight.out_features(), "linear: y is [rows, out_features]");
+    check(!p.accumulate || p.y.dtype == DType::kF32, "linear: only float32 accumulates");
+    check(p.y.dtype == DType::kF32 || p.y.dtype == compute_dtype(), "linear: y is float32 or as x");
+    const bool y_bf16 = p.y.dtype == DType::kBF16;
+    if (p.x.rows <= kMaxGemvRows && p.x.row_bytes() % 16 == 0) {
+      const GemvArgs args{p.x.data, weight.data(), p.bias, p.y.data, p.x.rows,
+                          p.x.cols, p.y.cols,      bf16(), y_bf16,   p.accumulate};
+      steps_.submit(key_of(2, args.x, args.weight, args.bias, args.y, args.rows, args.in, args.out,
+                           args.y_bf16, args.accumulate),
+                    [args, s = stream()] { launch_gemv(args, s); });
+      return;
+    }
+    steps_.flush();
+    matmul_.linear({p.x.data, weight.data(), p.bias, p.y.data, p.x.rows, p.x.cols, p.y.cols, bf16(), y_bf16,
+                    p.accumulate});
+  }
+
+  void rope_append(const RopeAppendParams& p) override {
+    LayerKv& kv = *p.kv;
+    const std::int64_t rows = p.qkv.rows, heads = heads_of(p.q, kv);
+    check(p.qkv.dtype == compute_dtype() && p.qkv.cols == (heads + 2 * kv.kv_heads) * kv.head_dim,
+          "rope_append: a row is q | k | v");
+    check(p.q.rows == rows && std::ssize(p.positions) == rows,
+          "rope_append: one position and one q for every row");
+    check(kv.rows + rows <= kv.capacity, "rope_append: the cache has room");
+    check(p.rope->rotary_dim <= kv.head_dim, "rope_append: rotary_dim fits the head");
+    for (const std::int32_t position : p.positions) {
+      check(p.rope->rotary_dim == 0 || (position >= 0 && position < p.rope->positions),
+            "rope: the table has the position");
+    }
+    numbers_.assign(1, static_cast<std::int32_t>(kv.rows));
+    numbers_.insert(numbers_.end(), p.positions.begin(), p.positions.end());
+    const std::int32_t* numbers = steps_.numbers(numbers_);
+    const RopeAppendArgs args{p.qkv.data,
+                              numbers + 1,
+                              numbers,
+                              p.rope->cos.as<float>(),
+                              p.rope->sin.as<float>(),
+                              p.q_norm,
+                              p.k_norm,
+                              p.q.data,
+                              kv.k.as<>(),
+                              kv.v.as<>(),
+                              rows,
+                              heads,
+                              kv.kv_heads,
+                              kv.head_dim,
+                              p.rope->rotary_dim,
+                              p.norm_epsilon,
+                              bf16()};
+    steps_.submit(
+        key_of(3, args.qkv, args.positions, args.cos, args.sin, args.q_norm, args.k_norm, args.q, args.k,
+               args.v, args.rows, args.heads, args.kv_heads, args.head_dim, args.rotary_dim),
+        [args, s = stream()] { launch_rope_append(args, s); });
+    kv.positions.insert(kv.positions.end(), p.positions.begin(), p.positions.end());
+    kv.rows += rows;
+  }
+
+  void attention(const AttentionParams& p) override { attention_.attention(p); }
+  void attention_probs(const AttentionProbsParams& p) override { attention_.attention_probs(p); }
+  void window_scores(const WindowScoresParams& p) override { attention_.window_scores(p); }
+  std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& p) override {
+    steps_.flush();
+    return make_cuda_planner(p, compute_dtype(), device_);
+  }
+
+  void activation(const ActivationParams& p) override {
+    const std::int64_t dim = p.y.cols;
+    check(p.x.dtype == compute_dtype() && p.y.dtype == compute_dtype() && p.x.rows == p.y.rows &&
+              p.x.cols == (is_gated(p.kind) ? 2 * dim : dim),
+          "activation: x is [rows, dim], or [rows, 2 dim] when gated");
+    const Activation kind = activation_of(p.kind);
+    steps_.submit(key_of(4, kind, p.x.data, p.y.data, p.y.rows, dim), [kind, p, this] {
+      launch_activation(kind, p.x.data, p.y.data, p.y.rows, p.y.cols, bf16(), stream());
+    });
+  }
+
+  void convert(const MatrixView& x, const MatrixView& y) override {
+    check(x.rows == y.rows && x.cols == y.cols, "convert: shapes differ");
+    steps_.flush();
+    launch_convert(x.data, x.dtype == DType::kBF16, y.data, y.dtype == DType::kBF16, x.rows * x.cols,
+                   stream());
+  }
+
+  void row_norms(const MatrixView& x, std::span<float> norms) override {
+    check(std::ssize(norms) == x.rows, "row_norms: one norm for every row");
+    steps_.flush();
+    auto* on_device = static_cast<float*>(device_.scratch(x.rows * 4));
+    launch_row_norms(x.data, x.dtype == DType::kBF16, on_device, x.rows, x.cols, stream());
+    download(on_device, norms.data(), x.rows * 4);
+  }
+
+  // In pieces, through working memory: a row moves up, never behind one that is still to be read.
+  void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) override {
+    steps_.flush();
+    if (rows.empty()) return;
+    constexpr std::int64_t kPieceBytes = std::int64_t{64} << 20;
+    const std::int64_t row_bytes = x.row_bytes(), count = std::ssize(rows);
+    const std::int64_t piece = std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1, count);
+    const std::int64_t* from = device_.stage_as(rows.data(), count);
+    void* moved = device_.scratch(piece * row_bytes);
+    for (std::int64_t begin = 0; begin < count; begin += piece) {
+      const std::int64_t n = std::min(piece, count - begin);
+      launch_gather_rows(x.data, from + begin, moved, n, row_bytes, stream());
+      device_.copy(x.row<void>(begin), moved, n * row_bytes);
+    }
+  }
+
+  void reserve(LayerKv& kv, std::int64_t capacity) override {
+    if (capacity <= kv.capacity) return;
+    steps_.flush();
+    const std::int64_t row_bytes = dtype_bytes(compute_dtype(), kv.kv_heads * kv.head_dim);
+    for (Buffer* buffer : {&kv.k, &kv.v}) {
+      Buffer larger = allocate(capacity * row_bytes);
+      if (kv.rows > 0) device_.copy(larger.as<>(), buffer->as<>(), kv.rows * row_bytes);
+      *buffer = std::move(larger);
+    }
+    kv.capacity = capacity;
+  }
+  std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const override {
+    return 2 * capacity * dtype_bytes(compute_dtype(), kv_heads * head_dim);
+  }
+  void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) override {
+    steps_.flush();
+    const std::int64_t row_bytes = dtype_bytes(compute_dtype(), kv.kv_heads * kv.head_dim),
+                       count = std::ssize(rows);
+    const std::int64_t* from = device_.stage_as(rows.data(), count);
+    for (Buffer* buffer : {&kv.k, &kv.v}) {
+      Buffer kept = allocate(count * row_bytes);
+      launch_gather_rows(buffer->as<>(), from, kept.as<>(), count, row_bytes, stream());
+      *buffer = std::move(kept);
+    }
+    for (std::int64_t i = 0; i < count; ++i) kv.positions[i] = kv.positions[rows[i]];
+    kv.positions.resize(rows.size());
+    kv.rows = kv.capacity = count;
+  }
+
+ private:
+  bool bf16() const { return precision_ == Precision::kBF16; }
+  cudaStream_t stream() const { return device_.stream(); }
+
+  Precision precision_;
+  Device device_;
+  Matmul matmul_;
+  StepGraphs steps_;
+  CudaAttention attention_;
+  std::vector<std::int32_t> numbers_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<Backend> make_cuda_backend(Precision precision, int device) {
+  return std::make_unique<cuda::CudaBackend>(precision, device);
+}
+
+}  // namespace winnow

@@ -1,0 +1,254 @@
+#include "backends/cuda/matmul.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "backends/cuda/choice_file.h"
+#include "backends/cuda/kernels.h"
+#include "core/error.h"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr std::int64_t kWorkspaceBytes = 64 << 20;
+constexpr int kCandidates = 12;
+
+void check_blas(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    fail(ErrorCode::kUnsupported, "cuBLASLt: {}: {}", what, cublasLtGetStatusString(status));
+  }
+}
+
+// Descriptors that are destroyed with the scope.
+struct Product {
+  cublasLtMatmulDesc_t desc = nullptr;
+  explicit Product(cublasOperation_t transpose_a) {
+    check_blas(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
+    set(CUBLASLT_MATMUL_DESC_TRANSA, transpose_a);
+  }
+  template <class T>
+  void set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    check_blas(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)),
+               "a product's attribute");
+  }
+  Product(const Product&) = delete;
+  Product& operator=(const Product&) = delete;
+  ~Product() { cublasLtMatmulDescDestroy(desc); }
+};
+
+struct Layout {
+  cublasLtMatrixLayout_t desc = nullptr;
+  // Column-major, as cuBLAS has it.
+  Layout(bool bf16, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
+    check_blas(
+        cublasLtMatrixLayoutCreate(&desc, bf16 ? CUDA_R_16BF : CUDA_R_32F, static_cast<std::uint64_t>(rows),
+                                   static_cast<std::uint64_t>(cols), stride),
+        "a matrix");
+  }
+  void batch(std::int32_t count, std::int64_t step) {
+    check_blas(
+        cublasLtMatrixLayoutSetAttribute(desc, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)),
+        "a batch");
+    check_blas(cublasLtMatrixLayoutSetAttribute(desc, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step,
+                                                sizeof(step)),
+               "a batch");
+  }
+  Layout(const Layout&) = delete;
+  Layout& operator=(const Layout&) = delete;
+  ~Layout() { cublasLtMatrixLayoutDestroy(desc); }
+};
+
+// The largest power of two, up to 256, that divides all of them.
+int common_alignment(std::initializer_list<const void*> pointers) {
+  std::uintptr_t bits = 256;
+  for (const void* pointer : pointers) bits |= reinterpret_cast<std::uintptr_t>(pointer);
+  return 1 << std::countr_zero(bits);
+}
+
+// Rows that share a choice: up to the next power of two.
+std::int64_t round_up(std::int64_t rows) {
+  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)));
+}
+
+std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
+                                                        const cublasLtMatrixLayout_t (&layouts)[3],
+                                                        int alignment) {
+  cublasLtMatmulPreference_t preference = nullptr;
+  check_blas(cublasLtMatmulPreferenceCreate(&preference), "a preference");
+  const std::uint64_t bytes = kWorkspaceBytes;
+  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+                                       sizeof(bytes));
+  const auto least = static_cast<std::uint32_t>(alignment);
+  for (const auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    cublasLtMatmulPreferenceSetAttribute(preference, attribute, &least, sizeof(least));
+  }
+  std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
+  int count = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle, product, layouts[0], layouts[1], layouts[2], layouts[2],
+                                     preference, kCandidates, found.data(), &count);
+  cublasLtMatmulPreferenceDestroy(preference);
+  check_blas(status, "choosing an algorithm");
+  if (count == 0) fail(ErrorCode::kUnsupported, "cuBLASLt has no algorithm for a product of this model");
+  found.resize(static_cast<std::size_t>(count));
+  return found;
+}
+
+}  // namespace
+
+Matmul::Matmul(Device& device) : device_(device) {
+  check_blas(cublasLtCreate(&handle_), "a handle");
+  workspace_ = allocate_bytes(kWorkspaceBytes, device.index());
+  load_choices();
+}
+
+Matmul::~Matmul() {
+  release_bytes(workspace_);
+  cublasLtDestroy(handle_);
+}
+
+// In cuBLAS's column-major terms: y^T [out, rows] = (W^T)^T [out, in] x^T [in, rows].
+void Matmul::linear(const MatmulArgs& args) {
+  if (args.rows == 0) return;
+  Product product(CUBLAS_OP_T);
+  const void* bias = args.bias;
+  if (args.bias != nullptr) {
+    // cuBLASLt takes a bias of the output's type.
+    if (args.y_bf16) {
+      void* rounded = device_.scratch(args.out * 2);
+      launch_convert(args.bias, false, rounded, true, args.out, device_.stream());
+      bias = rounded;
+    }
+    product.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    product.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  }
+  const Layout weight(args.bf16, args.in, args.out, args.in), x(args.bf16, args.in, args.rows, args.in),
+      y(args.y_bf16, args.out, args.rows, args.out);
+  const cublasLtMatrixLayout_t layouts[3] = {weight.desc, x.desc, y.desc};
+  const int alignment = common_alignment({args.weight, args.x, args.y, bias});
+  const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
+  const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
+    return cublasLtMatmul(handle_, product.desc, &alpha, args.weight, weight.desc, args.x, x.desc, &beta,
+                          args.y, y.desc, args.y, y.desc, &algorithm, workspace_, kWorkspaceBytes,
+                          device_.stream());
+  };
+  // What was chosen for another number of rows may not take this one.
+  if (run(choose(args, product.desc, layouts, alignment)) == CUBLAS_STATUS_SUCCESS) return;
+  check_blas(run(candidates(handle_, product.desc, layouts, alignment)[0].algo), "a product");
+}
+
+void Matmul::batched_logits(const BatchedLogitsArgs& args) {
+  Product product(CUBLAS_OP_T);
+  Layout k(args.bf16, args.dim, args.rows, args.k_stride),
+      q(args.bf16, args.dim, args.queries, args.q_stride), logits(false, args.rows, args.queries, args.rows);
+  const auto batch = static_cast<std::int32_t>(args.batch);
+  k.batch(batch, 0);
+  q.batch(batch, args.q_step);
+  logits.batch(batch, args.queries * args.rows);
+  const cublasLtMatrixLayout_t layouts[3] = {k.desc, q.desc, logits.desc};
+  const float alpha = 1.0f, beta = 0.0f;
+  const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
+    return cublasLtMatmul(handle_, product.desc, &alpha, args.k, k.desc, args.q, q.desc, &beta, args.logits,
+                          logits.desc, args.logits, logits.desc, &algorithm, workspace_, kWorkspaceBytes,
+                          device_.stream());
+  };
+  const int alignment = common_alignment({args.k, args.q, args.logits});
+  const Key key{round_up(args.rows), args.queries, args.dim, batch, std::min(alignment, 16)};
+  if (const auto known = logit_choices_.find(key); known != logit_choices_.end()) {
+    if (run(known->second) == CUBLAS_STATUS_SUCCESS) return;
+  }
+  // Asking takes longer than the product does.
+  const cublasLtMatmulAlgo_t algorithm =
+      candidates(handle_, product.desc, layouts, std::min(alignment, 16))[0].algo;
+  logit_choices_.insert_or_assign(key, algorithm);
+  check_blas(run(algorithm), "logits");
+}
+
+const cublasLtMatmulAlgo_t& Matmul::choose(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                                           const cublasLtMatrixLayout_t (&layouts)[3], int alignment) {
+  const int kind = args.bf16 | args.y_bf16 << 1 | args.accumulate << 2 | (args.bias != nullptr) << 3;
+  const Key key{round_up(args.rows), args.in, args.out, kind, alignment};
+  if (const auto found = choices_.find(key); found != choices_.end()) return found->second;
+  if (const auto found = stored_.find(key_text(key)); found != stored_.end()) {
+    cublasLtMatmulHeuristicResult_t result{};
+    const cublasStatus_t status = cublasLtMatmulAlgoCheck(handle_, product, layouts[0], layouts[1],
+                                                          layouts[2], layouts[2], &found->second, &result);
+    if (status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspaceBytes) {
+      return choices_.emplace(key, found->second).first->second;
+    }
+  }
+  const cublasLtMatmulAlgo_t& chosen =
+      choices_.emplace(key, measure(args, product, layouts, alignment)).first->second;
+  store_choice(key, chosen);
+  return chosen;
+}
+
+cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                                     const cublasLtMatrixLayout_t (&layouts)[3], int alignment) {
+  const auto found = candidates(handle_, product, layouts, alignment);
+  constexpr std::int64_t kWorthMeasuring = 64;  // rows
+  if (found.size() == 1 || args.rows < kWorthMeasuring) return found[0].algo;
+  void* y = allocate_bytes(args.rows * args.out * (args.y_bf16 ? 2 : 4), device_.index());
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check_cuda(cudaEventCreate(&begin), "an event");
+  check_cuda(cudaEventCreate(&end), "an event");
+  const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
+  float fastest_ms = std::numeric_limits<float>::infinity();
+  std::size_t fastest = 0;
+  std::vector<float> ms_of(found.size(), std::numeric_limits<float>::infinity());
+  constexpr int kRounds = 4, kRuns = 4;
+  for (int round = 0; round < kRounds; ++round) {
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      constexpr float kHopeless = 1.25f;
+      if (round > 0 && ms_of[i] > kHopeless * fastest_ms) continue;
+      const auto run = [&] {
+        return cublasLtMatmul(handle_, product, &alpha, args.weight, layouts[0], args.x, layouts[1], &beta, y,
+                              layouts[2], y, layouts[2], &found[i].algo, workspace_, kWorkspaceBytes,
+                              device_.stream());
+      };
+      if (run() != CUBLAS_STATUS_SUCCESS) continue;
+      cudaEventRecord(begin, device_.stream());
+      for (int r = 0; r < kRuns; ++r) run();
+      cudaEventRecord(end, device_.stream());
+      check_cuda(cudaEventSynchronize(end), "measuring a product");
+      float ms = 0.0f;
+      cudaEventElapsedTime(&ms, begin, end);
+      ms_of[i] = std::min(ms_of[i], ms);
+      if (ms < fastest_ms) fastest_ms = ms, fastest = i;
+    }
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  release_bytes(y);
+  return found[fastest].algo;
+}
+
+std::string Matmul::key_text(const Key& key) const {
+  const auto& [rows, in, out, kind, alignment] = key;
+  return fmt::format("{} | cuBLASLt {} | rows {} in {} out {} kind {} alignment {}", device_.name(),
+                     cublasLtGetVersion(), rows, in, out, kind, alignment);
+}
+
+// An algorithm is 64 opaque bytes that stay valid for a version of the library.
+void Matmul::load_choices() {
+  for (const auto& [key, words] : read_choices()) {
+    cublasLtMatmulAlgo_t algorithm{};
+    if (words.size() != std::size(algorithm.data)) continue;
+    std::copy(words.begin(), words.end(), algorithm.data);
+    stored_.emplace(key, algorithm);
+  }
+}
+
+void Matmul::store_choice(const Key& key, const cublasLtMatmulAlgo_t& algorithm) const {
+  add_choice(key_text(key), {std::begin(algorithm.data), std::end(algorithm.data)});
+}
+
+}  // namespace winnow::cuda

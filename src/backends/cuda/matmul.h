@@ -1,0 +1,68 @@
+// Matmul: products with a weight through cuBLASLt.
+//
+// For each kind of product (sizes, types, what is added) the fastest of cuBLASLt's candidates is measured
+// once and kept in a file; a number of rows shares the choice of the power of two above it.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "backends/cuda/device.h"
+
+namespace winnow::cuda {
+
+struct MatmulArgs {
+  const void* x;       // [rows, in]
+  const void* weight;  // [out, in]
+  const float* bias;   // [out] or nullptr
+  void* y;             // [rows, out]
+  std::int64_t rows, in, out;
+  bool bf16;        // x and weight; else float32
+  bool y_bf16;      // else float32
+  bool accumulate;  // y += ...; y float32
+};
+
+// Of one product among many: logits[b] = q[b] k^T, float32, for one matrix k.
+struct BatchedLogitsArgs {
+  const void* q;  // batch b: [queries, dim] from element b * q_step on, rows q_stride elements apart
+  const void* k;  // [rows, dim], rows k_stride apart
+  float* logits;  // [batch, queries, rows]
+  std::int64_t batch, queries, rows, dim, q_step, q_stride, k_stride;
+  bool bf16;
+};
+
+class Matmul {
+ public:
+  explicit Matmul(Device& device);
+  ~Matmul();
+  Matmul(const Matmul&) = delete;
+  Matmul& operator=(const Matmul&) = delete;
+
+  void linear(const MatmulArgs& args);
+  void batched_logits(const BatchedLogitsArgs& args);
+
+ private:
+  // What a choice depends on: rows (rounded), in, out, types and additions, alignments.
+  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, int, int>;
+
+  const cublasLtMatmulAlgo_t& choose(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                                     const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
+  cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                               const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
+  std::string key_text(const Key& key) const;
+  void load_choices();
+  void store_choice(const Key& key, const cublasLtMatmulAlgo_t& algorithm) const;
+
+  Device& device_;
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+  std::map<Key, cublasLtMatmulAlgo_t> choices_;
+  std::map<Key, cublasLtMatmulAlgo_t> logit_choices_;   // rows rounded, queries, dim, batch, alignment
+  std::map<std::string, cublasLtMatmulAlgo_t> stored_;  // of the file
+};
+
+}  // namespace winnow::cuda

@@ -1,0 +1,136 @@
+// Moving and converting rows: embeddings, compaction, noise, norms of rows.
+#include "backends/cuda/device.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/numeric.cuh"
+#include "core/uniform.h"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned blocks_for(std::int64_t threads) {
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+
+template <class X, class Y>
+__global__ void convert_kernel(const X* x, Y* y, std::int64_t count) {
+  const std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  if (i < count) y[i] = from_f32<Y>(to_f32(x[i]));
+}
+
+template <class X>
+void convert_from(const void* x, void* y, bool y_bf16, std::int64_t count, cudaStream_t stream) {
+  const auto* from = static_cast<const X*>(x);
+  if (y_bf16) {
+    convert_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, static_cast<bf16*>(y), count);
+  } else {
+    convert_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, static_cast<float*>(y), count);
+  }
+}
+
+// Words of W; one block a row.
+template <class W>
+__global__ void gather_kernel(const W* x, const std::int64_t* rows, W* y, std::int64_t words) {
+  const W* from = x + rows[blockIdx.x] * words;
+  W* to = y + blockIdx.x * words;
+  for (std::int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
+}
+
+template <class W>
+void gather_as(const void* x, const std::int64_t* rows, void* y, std::int64_t count, std::int64_t row_bytes,
+               cudaStream_t stream) {
+  gather_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(
+      static_cast<const W*>(x), rows, static_cast<W*>(y), row_bytes / static_cast<std::int64_t>(sizeof(W)));
+}
+
+template <class T>
+__global__ void embed_kernel(const T* table, const std::int32_t* tokens, float scale, float* hidden,
+                             std::int64_t dim) {
+  const T* from = table + tokens[blockIdx.x] * dim;
+  float* to = hidden + blockIdx.x * dim;
+  for (std::int64_t i = threadIdx.x; i < dim; i += blockDim.x) to[i] = scale * to_f32(from[i]);
+}
+
+template <class T>
+__global__ void row_norms_kernel(const T* x, float* norms, std::int64_t cols) {
+  __shared__ float shared[33];
+  float sum = 0.0f;
+  for (std::int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+    const float value = to_f32(x[blockIdx.x * cols + i]);
+    sum += value * value;
+  }
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) norms[blockIdx.x] = sqrtf(sum);
+}
+
+template <class T>
+__global__ void uniform_kernel(std::uint64_t stream_id, float scale, T* y, std::int64_t count) {
+  const std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  if (i < count) y[i] = from_f32<T>(scale * uniform(stream_id, static_cast<std::uint64_t>(i)));
+}
+
+}  // namespace
+
+void launch_convert(const void* x, bool x_bf16, void* y, bool y_bf16, std::int64_t count,
+                    cudaStream_t stream) {
+  if (count == 0) return;
+  if (x_bf16) {
+    convert_from<bf16>(x, y, y_bf16, count, stream);
+  } else {
+    convert_from<float>(x, y, y_bf16, count, stream);
+  }
+  check_launch("convert");
+}
+
+void launch_gather_rows(const void* x, const std::int64_t* rows, void* y, std::int64_t count,
+                        std::int64_t row_bytes, cudaStream_t stream) {
+  if (count == 0) return;
+  if (row_bytes % 16 == 0) {
+    gather_as<uint4>(x, rows, y, count, row_bytes, stream);
+  } else {
+    gather_as<std::uint16_t>(x, rows, y, count, row_bytes, stream);
+  }
+  check_launch("gather rows");
+}
+
+void launch_embed(const void* table, bool use_bf16, const std::int32_t* tokens, float scale, float* hidden,
+                  std::int64_t count, std::int64_t dim, cudaStream_t stream) {
+  if (count == 0) return;
+  const auto blocks = static_cast<unsigned>(count);
+  if (use_bf16) {
+    embed_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const bf16*>(table), tokens, scale, hidden,
+                                                  dim);
+  } else {
+    embed_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(table), tokens, scale, hidden,
+                                                  dim);
+  }
+  check_launch("embed");
+}
+
+void launch_row_norms(const void* x, bool use_bf16, float* norms, std::int64_t rows, std::int64_t cols,
+                      cudaStream_t stream) {
+  if (rows == 0) return;
+  const auto blocks = static_cast<unsigned>(rows);
+  if (use_bf16) {
+    row_norms_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const bf16*>(x), norms, cols);
+  } else {
+    row_norms_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(x), norms, cols);
+  }
+  check_launch("row norms");
+}
+
+void launch_uniform(std::uint64_t stream_id, float scale, void* y, bool use_bf16, std::int64_t count,
+                    cudaStream_t stream) {
+  if (count == 0) return;
+  if (use_bf16) {
+    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(stream_id, scale, static_cast<bf16*>(y),
+                                                               count);
+  } else {
+    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(stream_id, scale, static_cast<float*>(y),
+                                                               count);
+  }
+  check_launch("uniform");
+}
+
+}  // namespace winnow::cuda

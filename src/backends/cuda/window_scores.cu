@@ -1,0 +1,77 @@
+// What the last queries pay to each row, from their logits: softmax a query, mean or maximum over
+// queries, then over heads.
+#include "backends/cuda/device.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/numeric.cuh"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Maximum and reciprocal sum of each query's row of logits.
+__global__ void __launch_bounds__(kThreads) stats_kernel(WindowMeansArgs args) {
+  __shared__ float shared[33];
+  const std::int64_t query = blockIdx.x % args.queries;
+  const float* row = args.logits + blockIdx.x * args.rows;
+  const std::int64_t end = args.rows - args.queries + query + 1;
+  const std::int64_t begin = (args.first_rows != nullptr ? args.first_rows[query] : 0) + threadIdx.x;
+  float highest = -INFINITY;
+  for (std::int64_t j = begin; j < end; j += kThreads) highest = fmaxf(highest, row[j]);
+  highest = block_max(highest, shared);
+  float sum = 0.0f;
+  for (std::int64_t j = begin; j < end; j += kThreads) sum += expf((row[j] - highest) * args.scale);
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) {
+    args.stats[2 * blockIdx.x] = highest;
+    args.stats[2 * blockIdx.x + 1] = 1.0f / sum;
+  }
+}
+
+// A thread takes a cached row of a head.
+__global__ void __launch_bounds__(kThreads) means_kernel(WindowMeansArgs args) {
+  const std::int64_t j = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  if (j >= args.rows) return;
+  const std::int64_t first_query = j - (args.rows - args.queries);  // that sees row j
+  float sum = 0.0f;
+#pragma unroll 4
+  for (std::int64_t i = first_query > 0 ? first_query : 0; i < args.queries; ++i) {
+    if (args.first_rows != nullptr && j < args.first_rows[i]) break;  // nor do later queries see it
+    const std::int64_t at = blockIdx.y * args.queries + i;
+    const float share =
+        expf((args.logits[at * args.rows + j] - args.stats[2 * at]) * args.scale) * args.stats[2 * at + 1];
+    sum = args.maximum ? (share <= sum ? sum : share) : sum + share;  // NaN stays
+  }
+  args.means[blockIdx.y * args.rows + j] = args.maximum ? sum : sum / static_cast<float>(args.queries);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    reduce_heads_kernel(const float* means, float* scores, std::int64_t heads, std::int64_t rows, bool mean) {
+  const std::int64_t j = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  if (j >= rows) return;
+  float result = 0.0f;
+  for (std::int64_t h = 0; h < heads; ++h) {
+    const float value = means[h * rows + j];
+    result = mean ? result + value : (value <= result ? result : value);  // NaN stays
+  }
+  scores[j] = mean ? result / static_cast<float>(heads) : result;
+}
+
+unsigned blocks_for(std::int64_t rows) { return static_cast<unsigned>((rows + kThreads - 1) / kThreads); }
+
+}  // namespace
+
+void launch_window_means(const WindowMeansArgs& args, cudaStream_t stream) {
+  stats_kernel<<<static_cast<unsigned>(args.heads * args.queries), kThreads, 0, stream>>>(args);
+  check_launch("window statistics");
+  means_kernel<<<dim3(blocks_for(args.rows), static_cast<unsigned>(args.heads)), kThreads, 0, stream>>>(args);
+  check_launch("window means");
+}
+
+void launch_reduce_heads(const float* means, float* scores, std::int64_t heads, std::int64_t rows, bool mean,
+                         cudaStream_t stream) {
+  reduce_heads_kernel<<<blocks_for(rows), kThreads, 0, stream>>>(means, scores, heads, rows, mean);
+  check_launch("window scores");
+}
+
+}  // namespace winnow::cuda
