@@ -276,6 +276,12 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
                           const std::function<void(double)>& progress, const std::function<bool()>& cancelled,
                           BlockCurves& curves) {
   check(!settings.windows.empty(), "measure_block_curves: at least one window");
+  if (!engine.backend().shares_host_memory()) {
+    fail(ErrorCode::kUnsupported,
+         "--device cuda: thresholds of heads are calibrated on the CPU, which counts blocks by head; use "
+         "--device "
+         "cpu");
+  }
   const Architecture& arch = engine.arch();
   curves = {};
   curves.grid = threshold_grid();

@@ -71,9 +71,11 @@ int common_alignment(std::initializer_list<const void*> pointers) {
   return 1 << std::countr_zero(bits);
 }
 
-// Rows that share a choice: up to the next power of two.
+// Rows that share a choice: up to the next quarter of a power of two.
 std::int64_t round_up(std::int64_t rows) {
-  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)));
+  const auto step = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows))) / 4);
+  return (rows + step - 1) / step * step;
 }
 
 std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,

@@ -1,7 +1,7 @@
 // Matmul: products with a weight through cuBLASLt.
 //
 // For each kind of product (sizes, types, what is added) the fastest of cuBLASLt's candidates is measured
-// once and kept in a file; a number of rows shares the choice of the power of two above it.
+// once and kept in a file; numbers of rows share a choice up to the next quarter of a power of two.
 #pragma once
 
 #include <cublasLt.h>
