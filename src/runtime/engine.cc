@@ -99,6 +99,8 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   }
   if (!engine->random_) engine->tokenizer_ = open_tokenizer(options.model);
   engine->weights_ = load_weights(*engine->source_, engine->arch_, *engine->backend_, options.progress);
+  engine->workspace_ =
+      std::make_unique<Workspace>(engine->arch_, *engine->backend_, engine->backend_->chunk_rows());
   engine->measure_costs_ = options.attention_costs;
   engine->costs_ =
       std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());

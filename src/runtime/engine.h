@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "formats/weight_source.h"
 #include "model/architecture.h"
+#include "model/decoder_layer.h"
 #include "model/weights.h"
 #include "runtime/attention_costs.h"
 #include "runtime/prefill_plan.h"
@@ -48,6 +49,8 @@ class Engine {
   const WeightSource& source() const { return *source_; }
   const ModelWeights& weights() const { return weights_; }
   Backend& backend() const { return *backend_; }
+  // Activations of the session at work.
+  const Workspace& workspace() const { return *workspace_; }
   // Error(kBadArgument) for random weights, which have no tokenizer.
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const { return tokenizer_ != nullptr; }
@@ -68,6 +71,7 @@ class Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelWeights weights_;
+  std::unique_ptr<Workspace> workspace_;
   std::function<AttentionCosts(const BlockRule&)> measure_costs_;
   std::unique_ptr<AttentionCostsCache> costs_;
   bool random_ = false;

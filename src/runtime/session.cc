@@ -16,7 +16,7 @@ Session::Session(const Engine& engine)
     : engine_(engine),
       logits_(static_cast<std::size_t>(engine.arch().vocab)),
       logits_row_(engine.backend().allocate(engine.arch().vocab * 4)),
-      workspace_(engine.arch(), engine.backend(), engine.backend().chunk_rows()) {
+      workspace_(engine.workspace()) {
   const Architecture& arch = engine.arch();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     kv_.emplace_back();

@@ -100,7 +100,7 @@ class Session {
   AttentionPolicy attention_;
   std::vector<std::unique_ptr<BlockPlanner>> decode_planners_;  // [layers], made by the first step
   BlockPlan decode_plan_;
-  Workspace workspace_;
+  const Workspace& workspace_;  // the engine's: sessions take turns
   Buffer decode_hidden_, decode_q_;
 };
 

@@ -299,7 +299,7 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  bool bf16() const { return precision_ == Precision::kBF16; }
+  bool bf16() const { return compute_dtype() == DType::kBF16; }
   cudaStream_t stream() const { return device_.stream(); }
 
   Precision precision_;
@@ -314,6 +314,9 @@ class CudaBackend final : public Backend {
 }  // namespace cuda
 
 std::unique_ptr<Backend> make_cuda_backend(Precision precision, int device) {
+  if (precision != Precision::kF32 && precision != Precision::kBF16) {
+    fail(ErrorCode::kUnsupported, "--device cuda: computes in f32 or bf16");
+  }
   return std::make_unique<cuda::CudaBackend>(precision, device);
 }
 
