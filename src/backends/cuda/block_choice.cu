@@ -421,7 +421,7 @@ std::int64_t planning_workspace(const PlanningParams& p, std::int64_t queries) {
   const ScoreShape shape = score_shape(p, queries);
   const std::int64_t union_bytes =
       p.rule.group_union ? p.heads * shape.query_blocks * plan_words(p.kv_rows, p.rule.k_block) * 4 : 0;
-  return score_bytes(p, shape) + union_bytes + 256;
+  return score_bytes(p, shape) + round_up(packed_samples_bytes(p, shape), 256) + union_bytes + 256;
 }
 
 void list_blocks(const PlanningParams& p, const void* summary, const PlanningQueries& queries,
@@ -433,10 +433,15 @@ void list_blocks(const PlanningParams& p, const void* summary, const PlanningQue
   const ScoreShape shape = score_shape(p, queries.queries);
   const std::int64_t words = plan_words(p.kv_rows, p.rule.k_block);
   auto* scores = static_cast<float*>(workspace);
-  auto* by_head = reinterpret_cast<std::uint32_t*>(static_cast<char*>(workspace) + score_bytes(p, shape));
+  char* packed = static_cast<char*>(workspace) + score_bytes(p, shape);
+  auto* by_head = reinterpret_cast<std::uint32_t*>(packed + round_up(packed_samples_bytes(p, shape), 256));
   if (has_estimates(p.rule)) {
-    const ScoreParams params{
-        .planning = p, .shape = shape, .queries = queries, .summary = summary, .scores = scores};
+    const ScoreParams params{.planning = p,
+                             .shape = shape,
+                             .queries = queries,
+                             .summary = summary,
+                             .scores = scores,
+                             .packed = packed};
     scores_on_tensor_cores(params) ? score_blocks_hopper(params, stream) : score_blocks_plain(params, stream);
   }
   ChoiceArgs args{

@@ -7,8 +7,8 @@
 // plans equal the reference planner's up to ties and rounding.
 //
 // Inside, an estimate is made of logarithms: for each asked query and key block, log2 of the sum over the
-// block of e^(scale q.k) (of what stands for the keys). With the tensor cores for kPooled without variance
-// and for kExact by mass, in bfloat16 on Hopper (block_scores_hopper.cu), plainly for the rest
+// block of e^(scale q.k) (of what stands for the keys). In bfloat16 on Hopper with the tensor cores for
+// kPooled without variance, kExact by mass and kAntidiagonal (block_scores_hopper.cu), plainly for the rest
 // (block_scores_plain.cu). The choice is one kernel (block_choice.cu).
 #pragma once
 

@@ -34,7 +34,9 @@ struct ScoreParams {
   PlanningQueries queries;
   const void* summary = nullptr;
   float* scores = nullptr;
+  void* packed = nullptr;  // packed_samples_bytes()
 };
+std::int64_t packed_samples_bytes(const PlanningParams& plan, const ScoreShape& shape);
 bool scores_on_tensor_cores(const ScoreParams& params);
 void score_blocks_hopper(const ScoreParams& params, cudaStream_t stream);
 void score_blocks_plain(const ScoreParams& params, cudaStream_t stream);

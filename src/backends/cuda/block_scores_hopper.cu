@@ -25,6 +25,7 @@ constexpr int kWarpgroups = 3, kSamples = 64 * kWarpgroups, kColumns = 128, kMax
 
 struct ScoreArgs {
   CUtensorMap summary;
+  CUtensorMap packed;  // antidiagonals: the strided queries of a kv head side by side
   const __nv_bfloat16* q;
   std::int64_t q_row_stride;
   const std::int32_t* query_rows;
@@ -33,8 +34,9 @@ struct ScoreArgs {
   int first_row, queries, head_dim, group, q_block, query_stride, samples, query_blocks;
   int flat_samples;  // of a kv head
   int chunks;        // of 64 columns of a summary row
+  int stride;        // antidiagonals: queries and cache rows side by side; else 0
   int k_block, pool, pools, parts, outliers, tiles_per_split, splits;
-  float scale_log2, pool_share;  // 1 / pool
+  float scale_log2, pool_share;  // 1 / pool; antidiagonals: as good as infinite
 };
 
 // Where a sample of a kv head is.
@@ -48,21 +50,30 @@ __device__ Sample find_sample(const ScoreArgs& a, int flat, int kv_head) {
   const int block = flat / (a.samples * a.group), in_block = flat % (a.samples * a.group);
   sample.head = in_block / a.samples;
   const int i = in_block % a.samples, first = block * a.q_block, count = min(a.q_block, a.queries - first);
-  if (flat >= a.flat_samples || i >= asked_count(count, a.query_stride)) return sample;
-  sample.query = first + asked_query(i, a.query_stride, count);
-  sample.row = a.query_rows != nullptr ? a.query_rows[sample.query] : a.first_row + sample.query;
+  if (flat >= a.flat_samples) return sample;
+  if (a.stride > 0 ? i * a.stride >= count : i >= asked_count(count, a.query_stride)) return sample;
+  sample.query = first + (a.stride > 0 ? i * a.stride : asked_query(i, a.query_stride, count));
+  const int last = a.stride > 0 ? min(sample.query + a.stride, first + count) - 1 : sample.query;
+  sample.row = a.query_rows != nullptr ? a.query_rows[last] : a.first_row + last;
   sample.score_row =
       (static_cast<std::int64_t>(kv_head * a.group + sample.head) * a.query_blocks + block) * a.samples + i;
   return sample;
 }
 
-constexpr int kMaxStages = 4, kTileBytes = 224 << 10;  // of shared memory: samples, then stages of rows
-__host__ __device__ constexpr int sample_bytes(int chunks) { return chunks * 64 * 128; }  // of a warpgroup
-__host__ __device__ constexpr int stage_bytes(int chunks) { return chunks * kColumns * 128; }
-__host__ __device__ constexpr int stages_of(int chunks) {
-  const int fit = (kTileBytes - kWarpgroups * sample_bytes(chunks)) / stage_bytes(chunks);
-  return fit < kMaxStages ? fit : kMaxStages;
-}
+// Shared memory: where a summary row is short, the samples, then stages of 128 whole rows; for antidiagonals
+// stages of 64 columns of both.
+constexpr int kMaxStages = 4, kTileBytes = 224 << 10, kChunkBytes = 64 * 128;  // of a warpgroup's samples
+struct Stages {
+  int resident_bytes, chunks, sample_bytes, bytes, count;
+  __device__ __host__ explicit Stages(const ScoreArgs& a)
+      : resident_bytes(a.stride > 0 ? 0 : kWarpgroups * a.chunks * kChunkBytes),
+        chunks(a.stride > 0 ? 1 : a.chunks),
+        sample_bytes(a.stride > 0 ? kWarpgroups * kChunkBytes : 0),
+        bytes(sample_bytes + chunks * kColumns * 128) {
+    const int fit = (kTileBytes - resident_bytes) / bytes;
+    count = fit < kMaxStages ? fit : kMaxStages;
+  }
+};
 // How many rows a part of a block stands for, and where its pool begins in the block.
 struct Part {
   float weight;
@@ -85,6 +96,25 @@ __device__ void load_samples(const ScoreArgs& a, int first, int kv_head, std::ui
     if (sample.query >= 0 && piece * 8 < a.head_dim)
       value = *reinterpret_cast<const uint4*>(from + piece * 8);
     *reinterpret_cast<uint4*>(to + piece / 8 * 64 * 128 + row * 128 + (piece ^ row) % 8 * 16) = value;
+  }
+}
+
+// The strided queries of a kv head as rows: row r of a stride meets query stride - 1 - r, what is missing is
+// zero.
+__global__ void pack_samples(const __grid_constant__ ScoreArgs a, __nv_bfloat16* packed) {
+  const int flat = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y);
+  const Sample sample = find_sample(a, flat, kv_head);
+  const int end = min(a.queries, (sample.query / a.q_block + 1) * a.q_block);
+  const __nv_bfloat16* from = a.q + (kv_head * a.group + sample.head) * a.head_dim;
+  __nv_bfloat16* to = packed + (static_cast<std::int64_t>(kv_head) * a.flat_samples + flat) * a.chunks * 64;
+  for (int piece = static_cast<int>(threadIdx.x); piece < a.chunks * 8;
+       piece += static_cast<int>(blockDim.x)) {
+    const int r = piece * 8 / a.head_dim, query = sample.query + a.stride - 1 - r;
+    uint4 value = {0, 0, 0, 0};
+    if (sample.query >= 0 && r < a.stride && query < end) {
+      value = *reinterpret_cast<const uint4*>(from + query * a.q_row_stride + piece * 8 % a.head_dim);
+    }
+    *reinterpret_cast<uint4*>(to + piece * 8) = value;
   }
 }
 
@@ -191,13 +221,13 @@ __global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ std::uint8_t memory[];
   std::uint8_t* tiles = memory + (1024 - shared_address(memory) % 1024) % 1024;
-  std::uint8_t* rows = tiles + kWarpgroups * sample_bytes(a.chunks);
+  const Stages stages(a);
+  std::uint8_t* ring = tiles + stages.resident_bytes;
   auto& shared = *reinterpret_cast<ScoreMemory*>(tiles + kTileBytes);
   const int thread = static_cast<int>(threadIdx.x), kv_head = static_cast<int>(blockIdx.y);
   const int first_sample = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kSamples;  // the longest first
-  const int stages = stages_of(a.chunks);
   if (thread == 0) {
-    for (int i = 0; i < stages; ++i) {
+    for (int i = 0; i < stages.count; ++i) {
       barrier_init(&shared.full[i], 1);
       barrier_init(&shared.empty[i], 4 * kWarpgroups);
     }
@@ -223,7 +253,7 @@ __global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
   int stage = 0;
   std::uint32_t parity = 0;
   const auto advance = [&] {
-    if (++stage == stages) {
+    if (++stage == stages.count) {
       stage = 0;
       parity ^= 1;
     }
@@ -232,43 +262,63 @@ __global__ void __launch_bounds__(128 * (kWarpgroups + 1), 1)
     fewer_registers<40>();
     if (thread < 32) {
       for (int tile = begin; tile < end; ++tile) {
-        barrier_wait(&shared.empty[stage], parity ^ 1);
-        if (thread == 0) barrier_arrive_expect(&shared.full[stage], stage_bytes(a.chunks));
-        __syncwarp();
-        if (thread < a.chunks) {
-          load_box(rows + stage * stage_bytes(a.chunks) + thread * kColumns * 128, &a.summary,
-                   &shared.full[stage], thread * 64, tile * kColumns, kv_head);
+        for (int chunk = 0; chunk < a.chunks; chunk += stages.chunks) {
+          barrier_wait(&shared.empty[stage], parity ^ 1);
+          if (thread == 0) barrier_arrive_expect(&shared.full[stage], stages.bytes);
+          __syncwarp();
+          std::uint8_t* to = ring + stage * stages.bytes;
+          if (thread < stages.chunks) {
+            load_box(to + stages.sample_bytes + thread * kColumns * 128, &a.summary, &shared.full[stage],
+                     (chunk + thread) * 64, tile * kColumns, kv_head);
+          }
+          if (a.stride > 0 && thread < kWarpgroups) {
+            load_box(to + thread * kChunkBytes, &a.packed, &shared.full[stage], chunk * 64,
+                     first_sample + thread * 64, kv_head);
+          }
+          advance();
         }
-        advance();
       }
     }
   } else {
     more_registers<152>();
     const int wg = thread / 128 - 1;
-    std::uint8_t* own = tiles + wg * sample_bytes(a.chunks);
-    load_samples(a, first_sample + wg * 64, kv_head, own);
+    std::uint8_t* own = tiles + wg * a.chunks * kChunkBytes;
+    if (a.stride == 0) load_samples(a, first_sample + wg * 64, kv_head, own);
     async_proxy_fence();
     named_sync(1 + wg, 128);
     Folder<kSegment> folder(a, shared.parts, first_sample + wg * 64, kv_head, begin);
-    const std::uint64_t q = tile_descriptor(shared_address(own), 16);
+    const auto release = [&](int used) {
+      __syncwarp();
+      if (thread % 32 == 0) barrier_arrive(&shared.empty[used]);
+    };
     for (int tile = begin; tile < end; ++tile) {
       float s[kColumns / 2];
-      barrier_wait(&shared.full[stage], parity);
-      const std::uint64_t k = tile_descriptor(shared_address(rows + stage * stage_bytes(a.chunks)), 16);
-      wgmma_fence();
-      for (int chunk = 0; chunk < a.chunks; ++chunk) {
+      int used = -1;  // the stage before
+      for (int step = 0; step < a.chunks; step += stages.chunks) {
+        barrier_wait(&shared.full[stage], parity);
+        std::uint8_t* from = ring + stage * stages.bytes;
+        const std::uint64_t q =
+            tile_descriptor(shared_address(a.stride > 0 ? from + wg * kChunkBytes : own), 16);
+        const std::uint64_t k = tile_descriptor(shared_address(from + stages.sample_bytes), 16);
+        wgmma_fence();
+        for (int chunk = 0; chunk < stages.chunks; ++chunk) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int inside = i * 32 >> 4;
-          Wgmma<kColumns>::ss(s, q + (chunk * 64 * 128 >> 4) + inside,
-                              k + (chunk * kColumns * 128 >> 4) + inside, chunk + i > 0);
+          for (int i = 0; i < 4; ++i) {
+            const int inside = i * 32 >> 4;
+            Wgmma<kColumns>::ss(s, q + (chunk * kChunkBytes >> 4) + inside,
+                                k + (chunk * kColumns * 128 >> 4) + inside, step + chunk + i > 0);
+          }
         }
+        wgmma_commit();
+        if (used >= 0) {
+          wgmma_wait<1>();
+          release(used);
+        }
+        used = stage;
+        advance();
       }
-      wgmma_commit();
       wgmma_wait<0>();
-      __syncwarp();
-      if (thread % 32 == 0) barrier_arrive(&shared.empty[stage]);
-      advance();
+      release(used);
       folder.fold(s, min_row);
     }
   }
@@ -300,13 +350,21 @@ bool scores_on_tensor_cores(const ScoreParams& p) {
   const BlockRule& rule = p.planning.rule;
   const bool pooled = rule.estimator == BlockEstimator::kPooled && !rule.variance;
   const bool exact = rule.estimator == BlockEstimator::kExact && rule.criterion == BlockCriterion::kMass;
-  return p.planning.dtype == DType::kBF16 && (pooled || exact) && p.planning.head_dim <= 256 &&
-         p.planning.head_dim % 8 == 0 && p.shape.parts <= kMaxParts && is_hopper();
+  const bool strided = rule.estimator == BlockEstimator::kAntidiagonal;
+  return p.planning.dtype == DType::kBF16 && (pooled || exact || strided) &&
+         (strided || p.planning.head_dim <= 256) && p.planning.head_dim % 8 == 0 &&
+         p.shape.parts <= kMaxParts && is_hopper();
+}
+
+std::int64_t packed_samples_bytes(const PlanningParams& plan, const ScoreShape& shape) {
+  if (plan.rule.estimator != BlockEstimator::kAntidiagonal || plan.dtype != DType::kBF16) return 0;
+  return plan.heads * shape.query_blocks * shape.samples * shape.row_elements * 2;
 }
 
 void score_blocks_hopper(const ScoreParams& p, cudaStream_t stream) {
   const PlanningParams& plan = p.planning;
   const bool exact = plan.rule.estimator == BlockEstimator::kExact;
+  const bool strided = plan.rule.estimator == BlockEstimator::kAntidiagonal;
   ScoreArgs a{};
   a.summary = make_tensor_map({.data = p.summary,
                                .columns = p.shape.row_elements,
@@ -327,6 +385,7 @@ void score_blocks_hopper(const ScoreParams& p, cudaStream_t stream) {
   a.group = narrow(plan.heads / plan.kv_heads);
   a.q_block = narrow(plan.rule.q_block);
   a.query_stride = exact ? 1 : narrow(plan.rule.query_stride);
+  a.stride = strided ? narrow(plan.rule.stride) : 0;
   a.samples = narrow(p.shape.samples);
   a.query_blocks = narrow(p.shape.query_blocks);
   a.flat_samples = a.query_blocks * a.group * a.samples;
@@ -334,10 +393,22 @@ void score_blocks_hopper(const ScoreParams& p, cudaStream_t stream) {
   a.pool = narrow(p.shape.pool);
   a.pools = narrow(p.shape.pools);
   a.parts = narrow(p.shape.parts);
-  a.outliers = exact ? 0 : narrow(plan.rule.outliers);
-  a.scale_log2 = plan.scale * 1.44269504f;
-  a.pool_share = 1.0f / static_cast<float>(a.pool);
+  a.outliers = exact || strided ? 0 : narrow(plan.rule.outliers);
+  a.scale_log2 = plan.scale * 1.44269504f / static_cast<float>(strided ? a.stride : 1);
+  a.pool_share = strided ? 1e9f : 1.0f / static_cast<float>(a.pool);
   a.chunks = narrow(p.shape.row_elements / 64);
+  if (strided) {
+    a.packed = make_tensor_map({.data = p.packed,
+                                .columns = p.shape.row_elements,
+                                .rows = a.flat_samples,
+                                .heads = plan.kv_heads,
+                                .row_stride = p.shape.row_elements,
+                                .head_stride = a.flat_samples * p.shape.row_elements},
+                               64);
+    const dim3 grid(static_cast<unsigned>(a.flat_samples), static_cast<unsigned>(plan.kv_heads));
+    pack_samples<<<grid, 128, 0, stream>>>(a, static_cast<__nv_bfloat16*>(p.packed));
+    check_cuda(cudaGetLastError(), "strided queries");
+  }
   // Few samples (a short run of queries) are spread over the GPU by their columns; a split has whole groups.
   const int unit = a.parts / std::gcd(a.parts, 16), tiles = (narrow(p.shape.groups) * a.parts + 15) / 16;
   const int blocks = (a.flat_samples + kSamples - 1) / kSamples * narrow(plan.kv_heads);

@@ -1,5 +1,5 @@
 // Scores of key blocks by every estimator, for both element types: a block of threads for each sample, a key
-// block a thread. What float32 models, antidiagonals and variances run with.
+// block a thread. What float32 models, variances and single probabilities run with.
 #include "backends/cuda/block_scores.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/elements.cuh"
