@@ -282,6 +282,7 @@ int check_all(int every) {
       bad += check_case({7, 1, dim, 1031, 1500, q_block, 128, 1.0}, ++seed, every);
       bad += check_case({14, 2, dim, 640, 2048, q_block, 64, 0.2, false, false, true}, ++seed, every);
       bad += check_case({4, 1, dim, 1, 700, q_block, 16, 0.5, true, false, false}, ++seed, every);
+      bad += check_case({4, 2, dim, 600, 1100, q_block, 16, 0.5, true, true}, ++seed, every);
       bad += check_case({4, 1, dim, 500, 900, q_block, 32, 0.5, false, true, false, true}, ++seed, every);
     }
   }

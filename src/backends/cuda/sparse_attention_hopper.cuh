@@ -175,12 +175,15 @@ class Producer {
     return -1;
   }
 
+  __device__ int row_of(int query) const {
+    return args_.query_rows != nullptr ? args_.query_rows[query] : args_.first_row + query;
+  }
+
   __device__ void load_tile(int head, int q_tile) {
     TilePlan plan;
     plan.head = head;
     const int first_query = q_tile * Shape::kRows;
-    plan.first_row =
-        args_.query_rows != nullptr ? args_.query_rows[first_query] : args_.first_row + first_query;
+    plan.first_row = row_of(first_query);
     const std::int64_t plan_row =
         static_cast<std::int64_t>(head / args_.plan_group) * args_.plan_query_blocks +
         q_tile / args_.tiles_per_block;
@@ -188,7 +191,8 @@ class Producer {
     ListedBlocks blocks(row, static_cast<int>(args_.words), lane_);
     plan.slices = blocks.total() * slices_per_block_;
     plan.list_steps = (plan.slices + step_slices_ - 1) / step_slices_;
-    plan.mean_blocks = min(args_.means, plan.first_row / args_.k_block);
+    const int block_query = q_tile / args_.tiles_per_block * args_.tiles_per_block * Shape::kRows;
+    plan.mean_blocks = min(args_.means, row_of(block_query) / args_.k_block);
     plan.mean_steps = (plan.mean_blocks + Shape::kKeys - 1) / Shape::kKeys;
     plan.steps = plan.mean_steps + plan.list_steps;
     if (!kValues) load_queries(plan, plan.mean_steps + masked_steps(plan, row), first_query);
