@@ -248,7 +248,7 @@ TEST_P(Cuda, AttentionOverLongerCaches) {
 }
 
 TEST_P(Cuda, AttentionOverPlans) {
-  for (const auto& [q_block, k_block] : {std::pair{16, 16}, {64, 32}, {128, 128}, {24, 48}}) {
+  for (const auto& [q_block, k_block] : {std::pair{16, 16}, {64, 32}, {128, 128}, {24, 48}, {256, 16}}) {
     for (const bool means : {false, true}) {
       // A cache of means of one kv head has the same layout in every backend.
       const HeadShape shape{6, means ? 1 : 2, 64};
