@@ -9,7 +9,7 @@
 //
 // --planned: blocks are chosen, and the time of choosing is included: the selector `pooled` (pools of 16, 2
 // outliers, every 8th query, by maximum) with the threshold that gives the density, on rows that attend
-// somewhat like a text, as one layer of a prefill runs it (LayerPlanner without its gate).
+// somewhat like a text, all at once, as a prefill does for each layer.
 //
 // Dense and sparse runs take turns; speed-ups are medians of the ratios within a turn. Density 1 forces a
 // full plan through the sparse path. "cpu" compares processor time of all threads, which other programs
@@ -33,8 +33,6 @@
 #include "backends/cpu/attention.h"
 #include "backends/cpu/plan_attention.h"
 #include "planted_qkv.h"
-#include "runtime/block_attention.h"
-#include "sparsity/selector.h"
 
 namespace winnow {
 namespace {
@@ -69,9 +67,10 @@ class Layer {
   }
 
   Backend& backend() const { return *backend_; }
-  AttentionView view() const {
-    return {.layer = 0, .q = view(q_), .query_rows = rows_, .kv = &kv_, .scale = scale()};
-  }
+  const LayerKv& kv() const { return kv_; }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(options_.head_dim)); }
+  MatrixView all_queries() const { return view(q_); }
+  std::span<const std::int64_t> all_rows() const { return rows_; }
 
   std::span<const std::int64_t> rows_of(std::int64_t begin) const {
     return std::span(rows_).subspan(begin, std::min(kChunkRows, options_.tokens - begin));
@@ -89,7 +88,6 @@ class Layer {
   }
 
  private:
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(options_.head_dim)); }
   std::int64_t row_bytes() const {
     return dtype_bytes(backend_->compute_dtype(), options_.heads * options_.head_dim);
   }
@@ -145,12 +143,13 @@ BlockPlan random_plan(BlockPlan full, std::span<const std::int64_t> rows, double
   return full;
 }
 
-// One way to run all chunks. Without plans and policy: dense.
+// One way to run all chunks. Without plans and a rule: dense.
 struct Variant {
   std::int64_t q_block = 0, k_block = 0;
-  std::vector<BlockPlan> plans = {};           // of the chunks
-  std::optional<AttentionPolicy> policy = {};  // chooses blocks anew in every run
-  double pairs = 0;                            // computed, mean over the heads
+  std::vector<BlockPlan> plans = {};   // of the chunks
+  std::optional<BlockRule> rule = {};  // chooses blocks anew in every run, by `threshold`
+  float threshold = 0;
+  double pairs = 0;  // computed, mean over the heads
   double density = 1;
   std::vector<double> wall_ms = {}, cpu_ms = {}, plan_ms = {};
 };
@@ -180,37 +179,51 @@ Variant make_variant(const Layer& layer, const Options& options, std::int64_t q_
   return variant;
 }
 
-// Runs a layer's chunks, with the blocks that `policy` chooses.
-BlockRecord run_planned(const Layer& layer, const Options& options, const AttentionPolicy& policy,
-                        bool attend) {
-  LayerPlanner planner(policy, nullptr, layer.backend(), layer.view(), options.tokens);
+// Runs a layer's chunks over the blocks that are chosen for them, all at once, as a prefill does.
+PlanWork run_planned(const Layer& layer, const Options& options, Variant& variant, bool attend) {
+  const auto start = std::chrono::steady_clock::now();
+  const MatrixView q = layer.all_queries();
+  const std::int64_t last = std::min<std::int64_t>(64, q.rows);
+  const auto planner =
+      layer.backend().make_planner({.rule = *variant.rule,
+                                    .thresholds = std::vector<float>(options.heads, variant.threshold),
+                                    .kv = &layer.kv(),
+                                    .scale = layer.scale(),
+                                    .last_q = q.slice(q.rows - last, last)});
+  BlockPlan whole, chunk;
+  planner->plan(q, layer.all_rows(), whole);
+  variant.plan_ms.push_back(
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  if (!attend) return plan_work(whole, layer.all_rows());
   for (std::int64_t begin = 0; begin < options.tokens; begin += kChunkRows) {
     AttentionParams params = layer.params(begin);
-    params.plan = planner.plan(params.q, params.query_rows);
-    if (attend) layer.backend().attention(params);
+    slice_plan(whole, begin / variant.q_block, block_count(params.q.rows, variant.q_block), chunk);
+    params.plan = &chunk;
+    cpu::attention(params, layer.kernels(), options.threads);
   }
-  return planner.record();
+  return {};
 }
 
 // The threshold is found by bisection.
 Variant make_planned_variant(const Layer& layer, const Options& options, std::int64_t q_block,
                              std::int64_t k_block, double density) {
-  AttentionPolicy policy = attention_policy(SelectorKind::kPooled);
-  policy.rule.criterion = BlockCriterion::kMaximum;
-  policy.rule.q_block = q_block;
-  policy.rule.k_block = k_block;
-  policy.rule.outliers = 2;
-  policy.rule.query_stride = 8;
-  Variant variant{.q_block = q_block, .k_block = k_block, .policy = policy};
+  Variant variant{.q_block = q_block, .k_block = k_block};
+  variant.rule = {.estimator = BlockEstimator::kPooled,
+                  .criterion = BlockCriterion::kMaximum,
+                  .q_block = q_block,
+                  .k_block = k_block,
+                  .outliers = 2,
+                  .query_stride = 8};
   double low = 0, high = 1;  // the threshold lies between their squares
   for (int attempt = 0; attempt < 12; ++attempt) {
     const double root = (low + high) / 2;
-    variant.policy->thresholds = {{static_cast<float>(root * root)}};
-    const BlockRecord record = run_planned(layer, options, *variant.policy, false);
-    variant.pairs = record.computed_pairs;
-    variant.density = record.density();
+    variant.threshold = static_cast<float>(root * root);
+    const PlanWork work = run_planned(layer, options, variant, false);
+    variant.pairs = work.computed;
+    variant.density = work.density();
     (variant.density > density ? low : high) = root;
   }
+  variant.plan_ms.clear();
   return variant;
 }
 
@@ -219,8 +232,8 @@ double processor_ms() { return 1e3 * static_cast<double>(std::clock()) / CLOCKS_
 void run(const Layer& layer, const Options& options, Variant& variant) {
   const auto start = std::chrono::steady_clock::now();
   const double cpu_start = processor_ms();
-  if (variant.policy) variant.plan_ms.push_back(run_planned(layer, options, *variant.policy, true).plan_ms);
-  for (std::int64_t begin = 0; !variant.policy && begin < options.tokens; begin += kChunkRows) {
+  if (variant.rule) run_planned(layer, options, variant, true);
+  for (std::int64_t begin = 0; !variant.rule && begin < options.tokens; begin += kChunkRows) {
     AttentionParams params = layer.params(begin);
     if (variant.plans.empty()) {
       cpu::attention(params, layer.kernels(), options.threads);

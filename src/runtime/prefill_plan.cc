@@ -23,12 +23,15 @@ std::vector<std::int64_t> rows_by_layer(const Policy& policy, std::int64_t layer
 
 namespace {
 
-// What a planner keeps of a cache of `rows`: pooled keys, means of blocks.
+// What a planner keeps of a cache of `rows`: pooled keys, strided keys, means of blocks.
 std::int64_t planner_bytes(const Architecture& arch, const Backend& backend, const BlockRule& rule,
                            std::int64_t rows) {
   std::int64_t bytes = 0;
   if (rule.estimator == BlockEstimator::kPooled) {
     bytes += block_count(rows, rule.pool) * (1 + rule.outliers) * arch.kv_heads * arch.head_dim * 4;
+  }
+  if (rule.estimator == BlockEstimator::kAntidiagonal) {
+    bytes += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows) / 2;  // the keys, in another order
   }
   if (rule.mean_correction) bytes += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows / rule.k_block);
   return bytes;

@@ -94,14 +94,6 @@ std::vector<std::int64_t> tail(std::int64_t rows, std::int64_t count) {
   return result;
 }
 
-// About one row in three, the last one included.
-std::vector<std::int64_t> with_gaps(std::int64_t rows) {
-  std::vector<std::int64_t> result;
-  for (std::int64_t row = 0; row < rows - 1; row += 1 + row * 7 % 5) result.push_back(row);
-  result.push_back(rows - 1);
-  return result;
-}
-
 class Attention : public ::testing::TestWithParam<Precision> {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Attention, ::testing::ValuesIn(kPrecisions),
                          [](const auto& param_info) { return std::string(name(param_info.param)); });

@@ -12,12 +12,6 @@
 namespace winnow::testing {
 namespace {
 
-std::vector<std::int64_t> rows_from(std::int64_t first, std::int64_t count) {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(count));
-  std::iota(rows.begin(), rows.end(), first);
-  return rows;
-}
-
 // Positions as pruning leaves them: long runs, and gaps of up to 40.
 std::vector<std::int32_t> pruned_positions(std::int64_t rows) {
   std::vector<std::int32_t> positions;

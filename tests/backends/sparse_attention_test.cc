@@ -16,20 +16,6 @@ struct BlockShape {
   std::int64_t q_block, k_block;
 };
 
-std::vector<std::int64_t> rows_from(std::int64_t first, std::int64_t count) {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(count));
-  std::iota(rows.begin(), rows.end(), first);
-  return rows;
-}
-
-// About one row in three, as pruning leaves them.
-std::vector<std::int64_t> with_gaps(std::int64_t rows) {
-  std::vector<std::int64_t> result;
-  for (std::int64_t row = 3; row < rows - 1; row += 1 + row * 7 % 5) result.push_back(row);
-  result.push_back(rows - 1);
-  return result;
-}
-
 // Lists each causal block with probability `density`; rows of the plan may be empty.
 BlockPlan random_plan(BlockShape shape, std::int64_t heads, std::span<const std::int64_t> query_rows,
                       double density, unsigned seed) {
@@ -221,7 +207,7 @@ TEST_P(SparseAttention, TheReferenceEqualsACacheWithoutTheOtherBlocks) {
 TEST_P(SparseAttention, EveryBlockShape) {
   const Problem whole(GetParam(), {3, 1, 64}, 301, rows_from(0, 301));
   const Problem second_turn(GetParam(), {3, 1, 64}, 221, rows_from(37, 184));
-  const Problem pruned(GetParam(), {3, 1, 64}, 301, with_gaps(301));
+  const Problem pruned(GetParam(), {3, 1, 64}, 301, with_gaps(301, 3));
   for (const BlockShape shape : kBlockShapes) {
     for (const std::int64_t heads : {1, 3}) {
       whole.compare(whole.plan(shape, heads, 0.3));
@@ -233,7 +219,7 @@ TEST_P(SparseAttention, EveryBlockShape) {
 
 TEST_P(SparseAttention, MeansOfSkippedBlocks) {
   const Problem whole(GetParam(), {3, 1, 64}, 301, rows_from(0, 301));
-  const Problem pruned(GetParam(), {3, 1, 64}, 301, with_gaps(301));
+  const Problem pruned(GetParam(), {3, 1, 64}, 301, with_gaps(301, 3));
   for (const BlockShape shape : kBlockShapes) {
     for (const std::int64_t heads : {1, 3}) {
       whole.compare(whole.plan(shape, heads, 0.3), true);
@@ -339,7 +325,7 @@ TEST_P(SparseAttention, PortableKernelsOnEveryTarget) {
   const auto& kernels =
       GetParam() == Precision::kF32 ? cpu::portable_f32_tile_kernels() : cpu::portable_bf16_tile_kernels();
   for (const std::int64_t head_dim : {7, 20, 64}) {
-    const Problem problem(GetParam(), {4, 2, head_dim}, 141, with_gaps(141));
+    const Problem problem(GetParam(), {4, 2, head_dim}, 141, with_gaps(141, 3));
     for (const BlockShape shape : {BlockShape{16, 16}, {32, 32}, {25, 7}}) {
       BlockPlan plan = problem.plan(shape, 4, 0.4);
       const TestMatrix correct = problem.expected(plan, true);

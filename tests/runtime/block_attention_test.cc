@@ -375,6 +375,8 @@ TEST(BlockAttention, MemoryOfPlanningIsEstimated) {
   EXPECT_EQ(local.kv, dense.kv);
   EXPECT_GT(local.activations, dense.activations);
   EXPECT_GT(pooled.activations, local.activations);
+  EXPECT_GE(e.estimate(400, 10, sparse(SelectorKind::kAntidiagonal)).activations,
+            local.activations + e.backend().kv_bytes(e.arch().kv_heads, e.arch().head_dim, 400) / 2);
   Policy selected = sparse(SelectorKind::kPooled);
   selected.attention.decode = DecodeMode::kSelected;
   EXPECT_GT(e.estimate(400, 10, selected).activations, pooled.activations);

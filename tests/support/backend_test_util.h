@@ -149,6 +149,21 @@ inline RopeTable make_rope(Backend& backend, std::int64_t positions, std::int64_
   return {to_backend(backend, cos), to_backend(backend, sin), positions, rotary_dim};
 }
 
+// Cache rows [first, first + count).
+inline std::vector<std::int64_t> rows_from(std::int64_t first, std::int64_t count) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(count));
+  std::iota(rows.begin(), rows.end(), first);
+  return rows;
+}
+
+// About one row in three from `first` on, as pruning leaves them, the last of `rows` included.
+inline std::vector<std::int64_t> with_gaps(std::int64_t rows, std::int64_t first = 0) {
+  std::vector<std::int64_t> result;
+  for (std::int64_t row = first; row < rows - 1; row += 1 + row * 7 % 5) result.push_back(row);
+  result.push_back(rows - 1);
+  return result;
+}
+
 struct HeadShape {
   std::int64_t heads, kv_heads, head_dim;
   std::int64_t q_cols() const { return heads * head_dim; }

@@ -29,6 +29,7 @@ class AntidiagonalLister final : public TileLister {
 
  private:
   void extend_keys() override;
+  bool adds_scores() const override { return parts_ > 1; }
   std::int64_t next_sample(std::int64_t i, std::int64_t) const override { return i + stride_; }
 
   // Row r of a stride meets query stride - 1 - r.

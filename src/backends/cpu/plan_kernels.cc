@@ -194,38 +194,35 @@ HWY_INLINE float highest(F d, const float* s, std::int64_t n) {
   return hn::GetLane(hn::MaxOfLanes(d, result));
 }
 
-// Turns scores into shares x 2^(factor (s - highest)); returns their sum.
-HWY_INLINE float exponentials(F d, float* s, std::int64_t n, const PoolColumns& columns, float factor,
-                              float highest) {
+// Turns scores into the sums over each block's columns of shares x 2^(factor (s - highest)), which take the
+// front of `s`, 16 blocks after another; returns the sum of them all.
+HWY_INLINE float sum_blocks(F d, float* s, std::int64_t n, const PoolColumns& columns, float factor,
+                            float highest) {
   const Vec vfactor = hn::Set(d, factor);
-  Vec sum = hn::Zero(d);
-  for (std::int64_t first = 0; first < n; first += columns.parts * kKeyBlock) {
-    for (std::int64_t part = 0; part < columns.parts; ++part) {
-      const Vec shift = hn::Set(d, highest * factor - columns.log2_shares[part]);
-      for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes_of(d)) {
-        float* at = s + first + part * kKeyBlock + lane;
-        const Vec e = exp2_coarse(d, hn::MulSub(hn::LoadU(d, at), vfactor, shift));
-        sum = hn::Add(sum, e);
-        hn::StoreU(e, d, at);
+  const std::int64_t group = columns.group(), parts_width = columns.parts * kKeyBlock;
+  Vec total = hn::Zero(d);
+  float* to = s;
+  for (const float* from = s; from != s + n; from += group, to += kKeyBlock) {
+    for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes_of(d)) {
+      Vec sum = hn::Zero(d);
+      for (std::int64_t part = 0; part < columns.parts; ++part) {
+        const Vec shift = hn::Set(d, highest * factor - columns.log2_shares[part]);
+        for (std::int64_t i = part * kKeyBlock; i < group; i += parts_width) {
+          sum = hn::Add(sum, exp2_coarse(d, hn::MulSub(hn::LoadU(d, from + i + lane), vfactor, shift)));
+        }
       }
+      total = hn::Add(total, sum);
+      hn::StoreU(sum, d, to + lane);
     }
   }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
+  return hn::GetLane(hn::SumOfLanes(d, total));
 }
 
 template <class Merge>
-HWY_INLINE void merge_blocks(F d, const PooledScores& p, std::int64_t n, std::int64_t group, float inverse,
-                             Merge merge) {
+HWY_INLINE void merge_blocks(F d, const PooledScores& p, std::int64_t blocks, float inverse, Merge merge) {
   const Vec factor = hn::Set(d, inverse);
-  float* estimates = p.estimates;
-  for (const float* s = p.s; s != p.s + n; s += group, estimates += kKeyBlock) {
-    for (std::int64_t lane = 0; lane < kKeyBlock; lane += lanes_of(d)) {
-      Vec sum = hn::LoadU(d, s + lane);
-      for (std::int64_t i = kKeyBlock; i < group; i += kKeyBlock) {
-        sum = hn::Add(sum, hn::LoadU(d, s + i + lane));
-      }
-      hn::StoreU(merge(sum, factor, hn::LoadU(d, estimates + lane)), d, estimates + lane);
-    }
+  for (std::int64_t i = 0; i < blocks; i += lanes_of(d)) {
+    hn::StoreU(merge(hn::LoadU(d, p.s + i), factor, hn::LoadU(d, p.estimates + i)), d, p.estimates + i);
   }
 }
 
@@ -243,14 +240,15 @@ void fold_pools_simd(std::span<const PooledScores> scores, const PoolColumns& co
   }
   for (std::size_t i = 0; i < scores.size(); ++i) tops[i] = highest(d, scores[i].s, n[i]);
   for (std::size_t i = 0; i < scores.size(); ++i) {
-    sums[i] = exponentials(d, scores[i].s, n[i], columns, factor, tops[i]);
+    sums[i] = sum_blocks(d, scores[i].s, n[i], columns, factor, tops[i]);
   }
   for (std::size_t i = 0; i < scores.size(); ++i) {
+    const std::int64_t blocks = n[i] / group * kKeyBlock;
     if (criterion == BlockCriterion::kMass) {
-      merge_blocks(d, scores[i], n[i], group, 1.0f / sums[i],
+      merge_blocks(d, scores[i], blocks, 1.0f / sums[i],
                    [](Vec sum, Vec share, Vec old) HWY_ATTR { return hn::MulAdd(sum, share, old); });
     } else {
-      merge_blocks(d, scores[i], n[i], group, 1.0f / sums[i],
+      merge_blocks(d, scores[i], blocks, 1.0f / sums[i],
                    [](Vec sum, Vec share, Vec old) HWY_ATTR { return hn::Max(hn::Mul(sum, share), old); });
     }
   }

@@ -10,6 +10,32 @@ namespace {
 
 std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 
+// One row of keys as floats, and back. Its elements, for bf16 pairs of them, lie a key block apart.
+void load_key(const KvLayout& layout, const std::byte* keys, std::int64_t row, float* key) {
+  if (layout.dtype == DType::kF32) {
+    const float* from = reinterpret_cast<const float*>(keys) + layout.key_index(row, 0);
+    for (std::int64_t d = 0; d < layout.head_dim; ++d) key[d] = from[d * kKeyBlock];
+    return;
+  }
+  const BF16* from = reinterpret_cast<const BF16*>(keys) + layout.key_index(row, 0);
+  for (std::int64_t d = 0; d < layout.padded_dim(); d += 2, from += 2 * kKeyBlock) {
+    key[d] = to_float(from[0]);
+    key[d + 1] = to_float(from[1]);
+  }
+}
+void store_key(const KvLayout& layout, const float* key, std::int64_t row, std::byte* keys) {
+  if (layout.dtype == DType::kF32) {
+    float* to = reinterpret_cast<float*>(keys) + layout.key_index(row, 0);
+    for (std::int64_t d = 0; d < layout.head_dim; ++d) to[d * kKeyBlock] = key[d];
+    return;
+  }
+  BF16* to = reinterpret_cast<BF16*>(keys) + layout.key_index(row, 0);
+  for (std::int64_t d = 0; d < layout.padded_dim(); d += 2, to += 2 * kKeyBlock) {
+    to[0] = to_bf16(key[d]);
+    to[1] = to_bf16(key[d + 1]);
+  }
+}
+
 }  // namespace
 
 PooledKeys::PooledKeys(const LayerKv& kv, const CacheHeads& heads, const BlockRule& rule, int threads)
@@ -73,7 +99,8 @@ void PooledKeys::pool_rows(std::int64_t kv_head, std::int64_t begin, std::int64_
   const std::byte* keys = heads_.keys(kv_, kv_head);
   auto* means = const_cast<std::byte*>(this->means(kv_head));
   auto* variances = variance_ ? const_cast<std::byte*>(this->variances(kv_head)) : nullptr;
-  float sums[kMaxHeadDim], squares[kMaxHeadDim], mean[kMaxHeadDim];
+  // Zeros behind head_dim where it is odd.
+  float sums[kMaxHeadDim] = {}, squares[kMaxHeadDim] = {}, mean[kMaxHeadDim] = {}, key[kMaxHeadDim] = {};
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t first = i * pool_, past = std::min(first + pool_, kv_.rows);
     sum_keys(from, keys, first, past, sums, variance_ ? squares : nullptr);
@@ -86,20 +113,19 @@ void PooledKeys::pool_rows(std::int64_t kv_head, std::int64_t begin, std::int64_
     const std::int64_t block = i / columns_.pools_per_block;
     const std::int64_t row = block / kKeyBlock * columns_.group() +
                              i % columns_.pools_per_block * columns_.parts * kKeyBlock + block % kKeyBlock;
-    for (std::int64_t d = 0; d < heads_.dim; ++d) {
-      float rest = sums[d];
-      for (std::int64_t part = 1; part < columns_.parts; ++part) {
-        const float key =
-            full ? load_element(heads_.dtype, keys, from.key_index(outliers[part - 1], d)) : mean[d];
-        rest -= full ? key : 0.0f;
-        store_element(heads_.dtype, means, to.key_index(row + part * kKeyBlock, d), key);
-      }
-      const float count = static_cast<float>(full ? pool_ - columns_.parts + 1 : past - first);
-      store_element(heads_.dtype, means, to.key_index(row, d), rest / count);
-      if (!variance_) continue;
-      store_element(heads_.dtype, variances, to.key_index(row, d),
-                    std::max(0.0f, squares[d] * share - mean[d] * mean[d]));
+    for (std::int64_t part = 1; part < columns_.parts; ++part) {
+      if (full) load_key(from, keys, outliers[part - 1], key);
+      for (std::int64_t d = 0; full && d < heads_.dim; ++d) sums[d] -= key[d];
+      store_key(to, full ? key : mean, row + part * kKeyBlock, means);
     }
+    const float rest_share = 1.0f / static_cast<float>(full ? pool_ - columns_.parts + 1 : past - first);
+    for (std::int64_t d = 0; d < heads_.dim; ++d) key[d] = sums[d] * rest_share;
+    store_key(to, key, row, means);
+    if (!variance_) continue;
+    for (std::int64_t d = 0; d < heads_.dim; ++d) {
+      squares[d] = std::max(0.0f, squares[d] * share - mean[d] * mean[d]);
+    }
+    store_key(to, squares, row, variances);
   }
 }
 

@@ -24,6 +24,7 @@ class PooledLister final : public TileLister {
 
  private:
   void extend_keys() override { keys_.extend(); }
+  bool adds_scores() const override { return rule().variance; }
   std::int64_t next_sample(std::int64_t i, std::int64_t queries) const override {
     return next_asked(rule(), i, queries);
   }

@@ -33,7 +33,7 @@ void TileLister::extend() {
   s_stride_ = stride;
   for (Scratch& scratch : scratch_) {
     scratch.s = Buffer::host(kTileQueries * stride * 4);
-    scratch.more = Buffer::host(kTileQueries * stride * 4);
+    if (adds_scores()) scratch.more = Buffer::host(kTileQueries * stride * 4);
     scratch.cells = Buffer::host(stride * 4);
   }
 }

@@ -39,6 +39,8 @@ class TileLister : public BlockLister {
 
   // Follows the cache.
   virtual void extend_keys() {}
+  // Whether score() needs Scratch::more.
+  virtual bool adds_scores() const { return false; }
   // The query of a block of `queries` at which the sample after the one at query `i` begins; at least
   // `queries` at the end.
   virtual std::int64_t next_sample(std::int64_t i, std::int64_t queries) const = 0;
