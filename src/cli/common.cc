@@ -22,8 +22,9 @@ namespace {
 struct DemoModel {
   std::string_view name, file;
 };
-constexpr std::array kDemoModels{
-    DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"}};  // as scripts/get_model.sh
+constexpr std::array kDemoModels{  // as scripts/get_model.sh
+    DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"},
+    DemoModel{"gemma3-270m", "gemma-3-270m-q4_k_m.gguf"}};
 
 // Where scripts/get_model.sh keeps models.
 std::filesystem::path models_folder() {
