@@ -30,7 +30,23 @@
 
 namespace winnow {
 
-enum class Precision : std::uint8_t { kF32, kBF16 };
+// kInt8: the layers' matrix products round weights (by output feature) and activations (by row) to 8 bits,
+// all else is as in kBF16.
+enum class Precision : std::uint8_t { kF32, kBF16, kInt8 };
+
+constexpr const char* precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::kF32: return "f32";
+    case Precision::kBF16: return "bf16";
+    case Precision::kInt8: return "int8";
+  }
+  return "?";
+}
+
+// What activations and caches are stored in.
+constexpr DType compute_dtype(Precision precision) {
+  return precision == Precision::kF32 ? DType::kF32 : DType::kBF16;
+}
 
 // A view of row-major rows; rows are contiguous.
 struct MatrixView {
@@ -217,7 +233,7 @@ class Backend {
 
   virtual std::string description() const = 0;  // e.g. "cpu, 2 threads, bf16, AMX"
   virtual Precision precision() const = 0;
-  DType compute_dtype() const { return precision() == Precision::kBF16 ? DType::kBF16 : DType::kF32; }
+  DType compute_dtype() const { return winnow::compute_dtype(precision()); }
 
   virtual Buffer allocate(std::int64_t bytes) = 0;
   // Copies between host memory and memory of allocate(). The default is for backends whose memory is the

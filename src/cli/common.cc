@@ -22,9 +22,9 @@ namespace {
 struct DemoModel {
   std::string_view name, file;
 };
-constexpr std::array kDemoModels{  // as scripts/get_model.sh
-    DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"},
-    DemoModel{"gemma3-270m", "gemma-3-270m-q4_k_m.gguf"}};
+constexpr std::array kDemoModels{// as scripts/get_model.sh
+                                 DemoModel{"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf"},
+                                 DemoModel{"gemma3-270m", "gemma-3-270m-q4_k_m.gguf"}};
 
 // Where scripts/get_model.sh keeps models.
 std::filesystem::path models_folder() {
@@ -41,9 +41,8 @@ std::filesystem::path models_folder() {
 Precision parse_precision(const std::string& text) {
   if (text == "f32") return Precision::kF32;
   if (text == "bf16") return Precision::kBF16;
-  if (text == "int8")
-    fail(ErrorCode::kUnsupported, "--precision int8: this build computes in f32 or bf16 only");
-  throw UsageError(fmt::format("--precision {}: must be f32 or bf16", text));
+  if (text == "int8") return Precision::kInt8;
+  throw UsageError(fmt::format("--precision {}: must be f32, bf16 or int8", text));
 }
 
 // CLI11 itself would take -1 and numbers that are too large.
@@ -91,7 +90,9 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool positional_mod
   app.add_option("--threads", options.threads, "CPU threads; 0: all")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
-  app.add_option("--precision", options.precision, "f32 or bf16")->capture_default_str();
+  app.add_option("--precision", options.precision,
+                 "f32, bf16, or int8 (matrix products in 8 bits, the rest in bf16)")
+      ->capture_default_str();
   app.add_flag("--progress", options.plain_progress, "Progress as plain lines on stderr, terminal or not");
 }
 

@@ -3,7 +3,10 @@
 // Promised bit for bit: the same call twice. Row i alone and among other rows may go through different oneDNN
 // kernels, so that is promised within the tolerance only.
 #include <cmath>
+#include <limits>
 
+#include "backends/cpu/cpu_features.h"
+#include "core/error.h"
 #include "support/backend_test_util.h"
 
 namespace winnow::testing {
@@ -40,7 +43,13 @@ TestMatrix product(Backend& backend, const LinearCase& c, const Weight& weight) 
 
 class Linear : public ::testing::TestWithParam<std::tuple<Precision, int>> {
  protected:
-  std::unique_ptr<Backend> cpu_ = make_cpu_backend(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  void SetUp() override {
+    if (precision() == Precision::kInt8 && !cpu::has_avx512_vnni()) GTEST_SKIP() << "needs AVX512-VNNI";
+    cpu_ = make_cpu_backend(precision(), std::get<1>(GetParam()));
+  }
+  Precision precision() const { return std::get<0>(GetParam()); }
+
+  std::unique_ptr<Backend> cpu_;
   std::unique_ptr<Backend> reference_ = make_reference_backend(std::get<0>(GetParam()));
 
   void compare(const LinearCase& c, const Weight& weight, const Weight& expected_weight) {
@@ -54,9 +63,11 @@ class Linear : public ::testing::TestWithParam<std::tuple<Precision, int>> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Cpu, Linear,
-                         ::testing::Combine(::testing::ValuesIn(kPrecisions), ::testing::Values(1, 2, 3)),
+                         ::testing::Combine(::testing::Values(Precision::kF32, Precision::kBF16,
+                                                              Precision::kInt8),
+                                            ::testing::Values(1, 2, 3)),
                          [](const auto& param_info) {
-                           return std::string(name(std::get<0>(param_info.param))) + "_" +
+                           return std::string(precision_name(std::get<0>(param_info.param))) + "_" +
                                   std::to_string(std::get<1>(param_info.param)) + "threads";
                          });
 
@@ -66,7 +77,8 @@ TEST_P(Linear, AgreesWithTheReference) {
     const auto weight = random_weight(*cpu_, out, in), expected = random_weight(*reference_, out, in);
     EXPECT_EQ(weight->out_features(), out);
     EXPECT_EQ(weight->in_features(), in);
-    EXPECT_GE(weight->bytes(), dtype_bytes(cpu_->compute_dtype(), in * out));
+    const std::int64_t element = precision() == Precision::kInt8 ? 1 : dtype_bytes(cpu_->compute_dtype(), 1);
+    EXPECT_GE(weight->bytes(), element * in * out);
     for (const std::int64_t rows : {0, 1, 2, 3, 17, 64, 129}) {
       for (const bool bias : {false, true}) {
         compare({rows, in, out, bias, false, DType::kF32}, *weight, *expected);
@@ -95,6 +107,50 @@ TEST_P(Linear, ARowDoesNotDependOnTheOthersBeyondRounding) {
         {.x = x.view().slice(begin, count), .weight = weight.get(), .y = some.view().slice(begin, count)});
   }
   expect_close(some, all, kLinear);
+}
+
+// The two sum the same integers, so nothing but the last rounding can differ.
+TEST_P(Linear, Int8SumsAreThoseOfTheExactIntegers) {
+  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+  constexpr std::int64_t kRows = 70, kIn = 300, kOut = 130;
+  const auto weight = random_weight(*cpu_, kOut, kIn),
+             expected_weight = random_weight(*reference_, kOut, kIn);
+  // Rows of very different sizes, as activations have: each has its own scale.
+  std::vector<float> values = random_floats(kRows * kIn, 3);
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    for (std::int64_t i = 0; i < kIn; ++i) values[r * kIn + i] *= std::ldexp(1.0f, static_cast<int>(r) - 35);
+  }
+  std::fill_n(values.begin() + 7 * kIn, kIn, 0.0f);
+  const TestMatrix x(*cpu_, DType::kBF16, kRows, kIn, values);
+  const TestMatrix y(*cpu_, DType::kF32, kRows, kOut), expected(*reference_, DType::kF32, kRows, kOut);
+  cpu_->linear({.x = x.view(), .weight = weight.get(), .y = y.view()});
+  reference_->linear({.x = x.view(), .weight = expected_weight.get(), .y = expected.view()});
+  const std::vector<float> found = y.floats(), wanted = expected.floats();
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    ASSERT_NEAR(found[i], wanted[i], 3e-7 * std::abs(wanted[i])) << i;
+  }
+  EXPECT_EQ(found[7 * kOut], 0.0f);
+}
+
+TEST_P(Linear, Int8RowsThatAreNotFiniteStayNotFinite) {
+  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+  const auto weight = random_weight(*cpu_, 20, 40);
+  std::vector<float> values = random_floats(3 * 40, 3);
+  values[40 + 39] = std::numeric_limits<float>::infinity();
+  values[80] = std::numeric_limits<float>::quiet_NaN();
+  const TestMatrix x(*cpu_, DType::kBF16, 3, 40, values), y(*cpu_, DType::kF32, 3, 20);
+  cpu_->linear({.x = x.view(), .weight = weight.get(), .y = y.view()});
+  const std::vector<float> found = y.floats();
+  EXPECT_TRUE(std::isfinite(found[0]) && std::isnan(found[20]) && std::isnan(found[40]));
+}
+
+TEST_P(Linear, Int8RefusesWeightsWithoutAScale) {
+  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+  const auto reader = [](std::int64_t, std::int64_t, std::span<float> out) {
+    std::fill(out.begin(), out.end(), std::numeric_limits<float>::infinity());
+  };
+  EXPECT_THROW(cpu_->pack(2, 8, reader), Error);
+  EXPECT_THROW(reference_->pack(2, 8, reader), Error);
 }
 
 }  // namespace

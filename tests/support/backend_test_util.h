@@ -24,7 +24,7 @@ namespace winnow::testing {
 
 constexpr Precision kPrecisions[] = {Precision::kF32, Precision::kBF16};
 
-inline const char* name(Precision precision) { return precision == Precision::kBF16 ? "bf16" : "f32"; }
+inline const char* name(Precision precision) { return precision_name(precision); }
 inline const char* name(DType dtype) { return dtype == DType::kBF16 ? "bf16" : "f32"; }
 
 // Runs body() once for every SIMD target that is compiled in and that the machine supports.

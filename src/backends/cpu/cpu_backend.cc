@@ -8,6 +8,7 @@
 #include "backends/cpu/attention.h"
 #include "backends/cpu/block_planner.h"
 #include "backends/cpu/gemm_onednn.h"
+#include "backends/cpu/int8_gemm.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
 #include "backends/cpu/parallel.h"
@@ -20,18 +21,20 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(Precision precision, int threads)
-      : precision_(precision), threads_(threads), gemm_(precision, threads) {}
+      : precision_(precision), threads_(threads), gemm_(precision, threads) {
+    if (precision == Precision::kInt8) int8_gemm_ = std::make_unique<Int8Gemm>(threads);
+  }
 
   std::string description() const override {
     return fmt::format("cpu, {} thread{}, {}, attention on {}", threads_, threads_ == 1 ? "" : "s",
-                       precision_ == Precision::kBF16 ? "bf16" : "f32",
-                       choose_tile_kernels(compute_dtype(), 64).name);
+                       precision_name(precision_), choose_tile_kernels(compute_dtype(), 64).name);
   }
   Precision precision() const override { return precision_; }
   Buffer allocate(std::int64_t bytes) override { return Buffer::host(bytes); }
 
   std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                const RowReader& reader) override {
+    if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
     return gemm_.pack(out_features, in_features, reader);
   }
 
@@ -40,7 +43,10 @@ class CpuBackend final : public Backend {
     parallel_rows(threads_, p.x.rows,
                   [&](std::int64_t begin, std::int64_t end) { norm_rows(p, begin, end); });
   }
-  void linear(const LinearParams& p) override { gemm_.linear(p); }
+  void linear(const LinearParams& p) override {
+    if (int8_gemm_ != nullptr) return int8_gemm_->linear(p);
+    gemm_.linear(p);
+  }
 
   void rope_append(const RopeAppendParams& p) override {
     LayerKv& kv = *p.kv;
@@ -153,6 +159,7 @@ class CpuBackend final : public Backend {
   Precision precision_;
   int threads_;
   Gemm gemm_;
+  std::unique_ptr<Int8Gemm> int8_gemm_;  // of Precision::kInt8
 };
 
 }  // namespace

@@ -30,13 +30,22 @@ std::uint64_t enabled_state() {  // XCR0: register state the system saves
   return (static_cast<std::uint64_t>(high) << 32) | low;
 }
 
-bool detect_avx512_bf16() {
+bool detect_avx2() {
+  constexpr std::uint64_t kAvxState = 0x6;
+  constexpr unsigned kFma = 1u << 12, kF16c = 1u << 29;
+  return (cpuid(7, 0).ebx & (1u << 5)) && (cpuid(1, 0).ecx & kFma) && (cpuid(1, 0).ecx & kF16c) &&
+         (enabled_state() & kAvxState) == kAvxState;
+}
+
+bool detect_avx512() {  // F, DQ, BW, VL and FMA
   constexpr std::uint64_t kAvx512State = 0xe6;
   const unsigned ebx = cpuid(7, 0).ebx;
-  const bool avx512 = (ebx & (1u << 16)) && (ebx & (1u << 17)) && (ebx & (1u << 30)) && (ebx & (1u << 31)) &&
-                      (cpuid(1, 0).ecx & (1u << 12));  // F, DQ, BW, VL and FMA
-  return avx512 && (cpuid(7, 1).eax & (1u << 5)) && (enabled_state() & kAvx512State) == kAvx512State;
+  return (ebx & (1u << 16)) && (ebx & (1u << 17)) && (ebx & (1u << 30)) && (ebx & (1u << 31)) &&
+         (cpuid(1, 0).ecx & (1u << 12)) && (enabled_state() & kAvx512State) == kAvx512State;
 }
+
+bool detect_avx512_vnni() { return detect_avx512() && detect_avx2() && (cpuid(7, 0).ecx & (1u << 11)); }
+bool detect_avx512_bf16() { return detect_avx512() && (cpuid(7, 1).eax & (1u << 5)); }
 
 bool detect_amx_bf16() {
   constexpr std::uint64_t kTileState = 0x60000;
@@ -50,6 +59,14 @@ bool detect_amx_bf16() {
 
 }  // namespace
 
+bool has_avx2() {
+  static const bool has = detect_avx2();
+  return has;
+}
+bool has_avx512_vnni() {
+  static const bool has = detect_avx512_vnni();
+  return has;
+}
 bool has_avx512_bf16() {
   static const bool has = detect_avx512_bf16();
   return has;
@@ -59,6 +76,8 @@ bool has_amx_bf16() {
   return has;
 }
 #else
+bool has_avx2() { return false; }
+bool has_avx512_vnni() { return false; }
 bool has_avx512_bf16() { return false; }
 bool has_amx_bf16() { return false; }
 #endif

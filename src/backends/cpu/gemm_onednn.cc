@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backends/cpu/kernels.h"
+#include "backends/cpu/onednn_threads.h"
 #include "backends/cpu/parallel.h"
 #include "core/check.h"
 
@@ -48,20 +49,6 @@ class PackedWeight final : public Weight {
  private:
   std::int64_t out_features_, in_features_;
   memory packed_;
-};
-
-// oneDNN chooses how many threads a primitive may use when the primitive is made.
-class ThreadsForNewPrimitives {
- public:
-  explicit ThreadsForNewPrimitives(int threads) : before_(omp_get_max_threads()) {
-    omp_set_num_threads(threads);
-  }
-  ~ThreadsForNewPrimitives() { omp_set_num_threads(before_); }
-  ThreadsForNewPrimitives(const ThreadsForNewPrimitives&) = delete;
-  ThreadsForNewPrimitives& operator=(const ThreadsForNewPrimitives&) = delete;
-
- private:
-  int before_;
 };
 
 struct ProductKey {
@@ -178,7 +165,7 @@ struct Gemm::Impl {
 };
 
 Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
-  impl_->dtype = precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
+  impl_->dtype = compute_dtype(precision);
   impl_->threads = threads;
   for (int t = 0; t < threads; ++t) impl_->streams.emplace_back(impl_->engine);
   impl_->scratchpads.resize(threads);

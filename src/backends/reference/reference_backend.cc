@@ -2,11 +2,13 @@
 // is.
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "backends/backend.h"
 #include "backends/reference/elements.h"
+#include "backends/reference/reference_int8.h"
 #include "backends/reference/reference_ops.h"
 #include "core/check.h"
 
@@ -35,13 +37,16 @@ class ReferenceBackend final : public Backend {
   explicit ReferenceBackend(Precision precision) : precision_(precision) {}
 
   std::string description() const override {
-    return precision_ == Precision::kBF16 ? "reference, 1 thread, bf16" : "reference, 1 thread, f32";
+    return std::string("reference, 1 thread, ") + precision_name(precision_);
   }
   Precision precision() const override { return precision_; }
   Buffer allocate(std::int64_t bytes) override { return Buffer::host(bytes); }
 
   std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                const RowReader& reader) override {
+    if (precision_ == Precision::kInt8) {
+      return std::make_unique<reference::Int8Weight>(out_features, in_features, reader);
+    }
     auto weight = std::make_unique<ReferenceWeight>(compute_dtype(), out_features, in_features);
     std::vector<float> row(static_cast<std::size_t>(in_features));
     for (std::int64_t r = 0; r < out_features; ++r) {
@@ -53,6 +58,9 @@ class ReferenceBackend final : public Backend {
 
   void norm(const NormParams& params) override { reference::norm(params); }
   void linear(const LinearParams& params) override {
+    if (precision_ == Precision::kInt8) {
+      return reference::linear(params, static_cast<const reference::Int8Weight&>(*params.weight));
+    }
     reference::linear(params, static_cast<const ReferenceWeight*>(params.weight)->view());
   }
   void rope_append(const RopeAppendParams& params) override {
