@@ -9,10 +9,12 @@ tests/golden/models/
     tiny-gpt2/    4 layers, learned positions (256), LayerNorm, fused qkv stored [in, out]
   and smaller ones, of bfloat16 weights:
     tiny-llama3/   rotary embeddings scaled as Llama 3.1's, untied, heads larger than model_dim / heads
-    tiny-mistral/  a sliding window that is longer than prompt and answer
+    tiny-mistral/  a sliding window, much shorter than the prompt
     tiny-qwen3/    norms of q and k, YaRN
     tiny-stablelm/ LayerNorm, a quarter of each head is rotated
-    tiny-gemma3/   five sliding layers and a global one, whose frequencies are scaled linearly; scaled embeddings
+    tiny-gemma3/   five sliding layers and a global one, whose frequencies are scaled linearly; scaled embeddings; the
+                   prompt is longer than the window
+    tiny-dynamic/  Llama with dynamic rope scaling, the prompt is longer than the original context (no GGUF: it has none)
         golden.safetensors   prompt I32 [T], prefill_logits F32 [T, vocab]; decode_tokens I32 [32] (greedy; [0] follows
                              the prompt), decode_logits F32 [32, vocab] (row i chose decode_tokens[i]);
                              prompt1 I32 [1], prefill1_logits F32 [1, vocab]
@@ -44,6 +46,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB, DECODE_TOKENS = 320, 32
 SMALL_PROMPT, SMALL_DECODE_TOKENS = 24, 16
+# Of models whose prompts have to be longer than a window, or than a context.
+LONGER_PROMPTS = {"tiny-mistral": 44, "tiny-gemma3": 44, "tiny-dynamic": 44}
 TEXT = ("Long prompts are cheap when tokens that do not matter are never computed. In 1887 the wind carried the chaff away; "
         "it's the same idea here.\n\tNaïve — but isn't it 3.14 times faster?")
 MERGES = """Ġ t|h e|i n|r e|Ġ a|e r|o n|Ġt he|a t|e n|Ġ s|Ġ w|o r|e s|i t|Ġ c|a n|o u|i s|Ġ o|Ġ p|e d|Ġ f|a r|in g|Ġ m|a l
@@ -101,8 +105,11 @@ def make_small_models():
         "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}))
     yield "tiny-mistral", MistralForCausalLM(MistralConfig(
-        **(common | {"num_key_value_heads": 1}), head_dim=16, sliding_window=64,
+        **(common | {"num_key_value_heads": 1}), head_dim=16, sliding_window=11,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}))
+    yield "tiny-dynamic", LlamaForCausalLM(LlamaConfig(
+        **(common | {"num_key_value_heads": 1, "max_position_embeddings": 32}), head_dim=16, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}))
     yield "tiny-qwen3", Qwen3ForCausalLM(Qwen3Config(
         **common, head_dim=16, tie_word_embeddings=True,
         rope_parameters={"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}))
@@ -110,7 +117,7 @@ def make_small_models():
         **(common | {"hidden_size": 64}), use_qkv_bias=True,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25}))
     yield "tiny-gemma3", Gemma3ForCausalLM(Gemma3TextConfig(
-        **(common | {"num_hidden_layers": 6, "intermediate_size": 32}), head_dim=16, query_pre_attn_scalar=16, sliding_window=64,
+        **(common | {"num_hidden_layers": 6, "intermediate_size": 32}), head_dim=16, query_pre_attn_scalar=16, sliding_window=11,
         rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
                          "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}))
 
@@ -153,6 +160,7 @@ def is_small(model):
 @torch.inference_mode()
 def compute_golden(model, prompt):
     run = lambda ids, cache=None: model(torch.tensor([ids]), past_key_values=cache, use_cache=True)
+    run(prompt[:1])  # dynamic rope forgets the last length when a prompt is shorter than the original context
     out = run(prompt)
     golden = {"prompt": torch.tensor(prompt, dtype=torch.int32), "prefill_logits": out.logits[0]}
     rows, chosen = [], []
@@ -364,7 +372,7 @@ def main():
             continue
         model.config._attn_implementation = "eager"
         model = model.float().eval()
-        text = tokenizer.decode(prompt[:SMALL_PROMPT]) if is_small(model) else TEXT
+        text = tokenizer.decode(prompt[:LONGER_PROMPTS.get(name, SMALL_PROMPT)]) if is_small(model) else TEXT
         ids = tokenizer.encode(text).ids
         golden, margin, seed = find_golden(model, ids)
         folder = out / name
@@ -375,12 +383,12 @@ def main():
         (folder / "golden.json").write_text(json.dumps({
             "text": text, "prompt": ids, "decode_tokens": golden["decode_tokens"].tolist(),
             "smallest_margin": round(margin, 4), "seed": seed}) + "\n")
-        save_gguf(model, tokens, out / f"{name}.gguf")
+        if name != "tiny-dynamic":
+            save_gguf(model, tokens, out / f"{name}.gguf")
         for path in folder.iterdir():
             path.chmod(0o644)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        print(f"{name}: seed {seed}, prompt {len(ids)}, margin {margin:.3f}, folder {size} bytes, "
-              f"gguf {(out / f'{name}.gguf').stat().st_size} bytes")
+        print(f"{name}: seed {seed}, prompt {len(ids)}, margin {margin:.3f}, folder {size} bytes")
 
 
 if __name__ == "__main__":
