@@ -200,6 +200,14 @@ void read_rope(const ConfigReader& config, const Family& family, Architecture& a
          config.path(), arch.head_dim, share, arch.rotary_dim);
   }
   arch.rope_scaling = read_rope_scaling(config, arch.rotary_dim);
+  if (arch.rope_scaling.kind == RopeScalingKind::kDynamic) {
+    if (arch.rotary_dim <= 2)
+      config.unsupported("rope_scaling", "dynamic scaling needs more than 2 rotary dimensions");
+    const double context = static_cast<double>(arch.context) * arch.rope_scaling.factor;
+    if (context > 1e9)
+      config.bad("rope_scaling", fmt::format("stretches the context to {:.0f} positions", context));
+    arch.context = static_cast<std::int64_t>(context);
+  }
   if (arch.sliding_window > 0 && config.has("rope_local_base_freq")) {
     arch.sliding_rope_theta = config.number("rope_local_base_freq");
   }
@@ -270,8 +278,6 @@ Architecture read_architecture(const WeightSource& source) {
   arch.attention_scale = static_cast<float>(1.0 / std::sqrt(score_dim));
   read_sliding_window(config, family.sliding, arch);
   read_rope(config, family, arch);
-  // Attention sees every cached row: exact as long as no position is further away than the window.
-  if (arch.sliding_window > 0) arch.context = std::min(arch.context, arch.sliding_window);
   return arch;
 }
 

@@ -27,7 +27,7 @@ struct Architecture {
   TensorNames names;
 
   std::int64_t layers = 0, model_dim = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn_dim = 0;
-  // context: positions the model can tell apart, and winnow can run: no more than the sliding window.
+  // context: positions winnow runs: the config's, times the factor of dynamic rope scaling.
   std::int64_t vocab = 0, context = 0;
 
   NormKind norm = NormKind::kRms;

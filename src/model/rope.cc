@@ -40,10 +40,20 @@ void scale_by_yarn(std::vector<double>& frequencies, double theta, double rotary
   }
 }
 
+// The base whose lowest frequency stretches the original context to `tokens` positions ("NTK-aware").
+double dynamic_theta(double theta, double rotary_dim, const RopeScaling& scaling, double tokens) {
+  const double length = std::max(tokens, scaling.original_context) / scaling.original_context;
+  return theta * std::pow(scaling.factor * length - (scaling.factor - 1), rotary_dim / (rotary_dim - 2));
+}
+
 }  // namespace
 
-std::vector<double> rope_frequencies(double theta, std::int64_t rotary_dim, const RopeScaling& scaling) {
+std::vector<double> rope_frequencies(double theta, std::int64_t rotary_dim, const RopeScaling& scaling,
+                                     std::int64_t tokens) {
   check(rotary_dim % 2 == 0, "rope: pairs of dimensions");
+  if (scaling.kind == RopeScalingKind::kDynamic) {
+    theta = dynamic_theta(theta, static_cast<double>(rotary_dim), scaling, static_cast<double>(tokens));
+  }
   std::vector<double> frequencies(static_cast<std::size_t>(rotary_dim / 2));
   for (std::size_t i = 0; i < frequencies.size(); ++i) {
     frequencies[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
@@ -72,23 +82,30 @@ double yarn_attention_factor(double factor, double mscale) {
   return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }
 
-RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t rotary_dim, double theta,
-                          const RopeScaling& scaling) {
-  const std::vector<double> frequencies = rope_frequencies(theta, rotary_dim, scaling);
+void fill_rope_rows(Backend& backend, const RopeTable& table, std::int64_t first, std::int64_t end,
+                    const std::vector<double>& frequencies, double attention_factor) {
   const auto half = static_cast<std::int64_t>(frequencies.size());
-  const std::int64_t bytes = positions * half * 4;
+  check(first <= end && end <= table.positions && 2 * half == table.rotary_dim, "rope: the table has no such rows");
+  const std::int64_t bytes = (end - first) * half * 4;
   const Buffer host_cos = Buffer::host(bytes), host_sin = Buffer::host(bytes);
   auto *cos = host_cos.as<float>(), *sin = host_sin.as<float>();
-  for (std::int64_t position = 0; position < positions; ++position) {
+  for (std::int64_t position = first; position < end; ++position) {
     for (const double frequency : frequencies) {
       const double angle = static_cast<double>(position) * frequency;
-      *cos++ = static_cast<float>(std::cos(angle) * scaling.attention_factor);
-      *sin++ = static_cast<float>(std::sin(angle) * scaling.attention_factor);
+      *cos++ = static_cast<float>(std::cos(angle) * attention_factor);
+      *sin++ = static_cast<float>(std::sin(angle) * attention_factor);
     }
   }
+  backend.upload(host_cos.as<>(), table.cos.as<float>() + first * half, bytes);
+  backend.upload(host_sin.as<>(), table.sin.as<float>() + first * half, bytes);
+}
+
+RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t rotary_dim, double theta,
+                          const RopeScaling& scaling) {
+  const std::int64_t bytes = positions * rotary_dim / 2 * 4;
   RopeTable table{backend.allocate(bytes), backend.allocate(bytes), positions, rotary_dim};
-  backend.upload(host_cos.as<>(), table.cos.as<>(), bytes);
-  backend.upload(host_sin.as<>(), table.sin.as<>(), bytes);
+  fill_rope_rows(backend, table, 0, positions, rope_frequencies(theta, rotary_dim, scaling),
+                 scaling.attention_factor);
   return table;
 }
 

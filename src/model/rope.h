@@ -12,7 +12,8 @@ namespace winnow {
 enum class RopeScalingKind : std::uint8_t {
   kNone,
   kLinear,   // all frequencies divided by `factor` (arXiv 2306.15595)
-  kDynamic,  // unscaled up to the original context, which is all that winnow runs (docs/models.md)
+  kDynamic,  // unscaled up to the original context, a larger base from there on, by length
+             // (runtime/dynamic_rope.h)
   kLlama3,   // low frequencies divided by `factor`, with a ramp between (Llama 3.1)
   kYarn,     // the same by dimension, and cos and sin multiplied (arXiv 2309.00071)
   kFactors,  // each frequency divided by its own factor: what GGUF makes of llama3
@@ -21,7 +22,7 @@ enum class RopeScalingKind : std::uint8_t {
 struct RopeScaling {
   RopeScalingKind kind = RopeScalingKind::kNone;
   double factor = 1;
-  double original_context = 0;  // kLlama3, kYarn: positions the model was first trained with
+  double original_context = 0;  // kDynamic, kLlama3, kYarn: positions the model was first trained with
   double low_freq_factor = 1,
          high_freq_factor = 1;           // kLlama3: the ramp, in turns within the original context
   double beta_fast = 32, beta_slow = 1;  // kYarn: the ramp, in turns within the original context
@@ -30,12 +31,16 @@ struct RopeScaling {
   std::vector<double> factors;           // kFactors: [rotary_dim / 2]
 };
 
-// Radians a position, [rotary_dim / 2]; rotary_dim is even.
-std::vector<double> rope_frequencies(double theta, std::int64_t rotary_dim, const RopeScaling& scaling);
+// Radians a position, [rotary_dim / 2]; rotary_dim is even. `tokens` are the conversation's (kDynamic only).
+std::vector<double> rope_frequencies(double theta, std::int64_t rotary_dim, const RopeScaling& scaling,
+                                     std::int64_t tokens = 0);
 
 // YaRN's attention factor for `factor` (eq. 22 there), with its slope: 0.1 mscale ln(factor) + 1.
 double yarn_attention_factor(double factor, double mscale = 1);
 
+// Writes the table's rows [first, end).
+void fill_rope_rows(Backend& backend, const RopeTable& table, std::int64_t first, std::int64_t end,
+                    const std::vector<double>& frequencies, double attention_factor);
 RopeTable make_rope_table(Backend& backend, std::int64_t positions, std::int64_t rotary_dim, double theta,
                           const RopeScaling& scaling);
 

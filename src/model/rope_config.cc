@@ -103,6 +103,7 @@ RopeScaling read_rope_scaling(const ConfigReader& config, std::int64_t rotary_di
     const bool linear = type == "linear";
     return {.kind = linear ? RopeScalingKind::kLinear : RopeScalingKind::kDynamic,
             .factor = read_factor(scaling),
+            .original_context = static_cast<double>(config.size("max_position_embeddings")),
             .factors = {}};
   }
   if (type == "llama3") return read_llama3(config, scaling);

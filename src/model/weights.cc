@@ -172,7 +172,7 @@ class Loader {
   }
 
   void load_rope(RopeTables& tables) const {
-    if (arch_.rope_theta == 0) return;
+    if (arch_.rope_theta == 0 || arch_.rope_scaling.kind == RopeScalingKind::kDynamic) return;
     tables.global =
         make_rope_table(backend_, arch_.context, arch_.rotary_dim, arch_.rope_theta, arch_.rope_scaling);
     if (arch_.sliding_rope_theta == 0) return;

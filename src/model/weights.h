@@ -30,7 +30,7 @@ struct LayerWeights {
   bool is_sliding = false;                         // has a sliding window
 };
 
-// Empty where the model has no rotary embedding.
+// Empty where the model has no rotary embedding, or one that follows the length (runtime/dynamic_rope.h).
 struct RopeTables {
   RopeTable global;
   RopeTable sliding;  // of sliding layers; empty: they use the global one

@@ -76,6 +76,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   decode_stats_ = {};
   bool finished = false;
   try {
+    prepare_rope(next_position_ + count);
     finished = run_layers(turn);
     if (finished) compute_logits(turn);
   } catch (...) {
@@ -311,12 +312,6 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64
          policy.name, engine_.arch().name);
   }
   const std::int64_t context = engine_.arch().context;
-  if (engine_.arch().sliding_window > 0 && tokens > room()) {
-    fail(ErrorCode::kUnsupported,
-         "the prompt has {} tokens; {} has a sliding window of {}, and winnow runs only what fits in it yet: "
-         "shorten it by {}",
-         tokens, engine_.arch().name, engine_.arch().sliding_window, tokens - room());
-  }
   if (tokens > room()) {
     fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}",
          tokens, next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context,

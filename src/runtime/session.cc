@@ -24,6 +24,9 @@ Session::Session(const Engine& engine)
     kv_.back().head_dim = arch.head_dim;
   }
   Backend& backend = engine.backend();
+  if (arch.rope_scaling.kind == RopeScalingKind::kDynamic) {
+    dynamic_rope_ = std::make_unique<DynamicRope>(arch, backend);
+  }
   decode_planners_.resize(kv_.size());
   decode_hidden_ = backend.allocate(arch.model_dim * 4);
   decode_q_ = backend.allocate(dtype_bytes(backend.compute_dtype(), arch.q_dim()));
@@ -32,8 +35,8 @@ Session::Session(const Engine& engine)
 Session::~Session() = default;
 
 DecoderLayer Session::layer(std::int64_t index) const {
-  return {engine_.arch(), engine_.weights().layers[index], engine_.weights().rope, engine_.backend(),
-          workspace_};
+  return {engine_.arch(), engine_.weights().layers[index],
+          dynamic_rope_ ? dynamic_rope_->tables() : engine_.weights().rope, engine_.backend(), workspace_};
 }
 
 // With original positions a new token's position is its place in the conversation, the same in every layer.
@@ -42,6 +45,13 @@ DecoderLayer Session::layer(std::int64_t index) const {
 std::int32_t Session::next_rope_position(const LayerKv& kv) const {
   if (positions_ == PositionMode::kOriginal) return static_cast<std::int32_t>(next_position_);
   return kv.rows == 0 ? 0 : kv.positions.back() + 1;
+}
+
+void Session::prepare_rope(std::int64_t tokens) {
+  if (!dynamic_rope_) return;
+  std::int32_t first = next_rope_position(kv_.front());
+  for (const LayerKv& kv : kv_) first = std::min(first, next_rope_position(kv));
+  dynamic_rope_->prepare(first, tokens);
 }
 
 float Session::attention_scale() const { return engine_.arch().attention_scale; }
@@ -79,6 +89,7 @@ void Session::decode(TokenId token) {
       backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
     kv.positions.reserve(static_cast<std::size_t>(kv.capacity));
   }
+  prepare_rope(next_position_ + 1);
   embed(engine_.weights(), engine_.source(), arch, backend, {&token, 1}, next_position_, hidden);
   backend.begin_step();
   for (std::int64_t i = 0; i < arch.layers; ++i) {

@@ -10,6 +10,7 @@
 
 #include "model/decoder_layer.h"
 #include "runtime/block_attention.h"
+#include "runtime/dynamic_rope.h"
 #include "runtime/engine.h"
 #include "runtime/stats.h"
 #include "sparsity/scorer.h"
@@ -83,11 +84,14 @@ class Session {
   void logits_of(const MatrixView& hidden, const MatrixView& logits);
   void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_
   std::int32_t next_rope_position(const LayerKv& kv) const;
+  // Before a call's rows are rotated: the conversation will have `tokens` tokens after it.
+  void prepare_rope(std::int64_t tokens);
   DecoderLayer layer(std::int64_t index) const;
   float attention_scale() const;
 
   const Engine& engine_;
-  std::vector<LayerKv> kv_;  // [layers]
+  std::vector<LayerKv> kv_;                    // [layers]
+  std::unique_ptr<DynamicRope> dynamic_rope_;  // null: the engine's tables
   PositionMode positions_ = PositionMode::kOriginal;
   std::int64_t next_position_ = 0;
   std::vector<float> logits_;

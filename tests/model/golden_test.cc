@@ -139,12 +139,18 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {  // GGUF has no dynamic scaling
+    all.push_back({"tiny-dynamic", "tiny-dynamic", "cpu", precision});
+    all.push_back({"tiny-dynamic", "tiny-dynamic", "reference", precision});
+  }
+  all.push_back({"tiny-llama", "tiny-llama", "cpu", Precision::kInt8});
+  all.push_back({"tiny-llama", "tiny-llama", "reference", Precision::kInt8});
   return all;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(cases()), [](const auto& param_info) {
-  std::string name = param_info.param.model + "_" + param_info.param.device +
-                     (param_info.param.precision == Precision::kF32 ? "_f32" : "_bf16");
+  std::string name = param_info.param.model + "_" + param_info.param.device + "_" +
+                     precision_name(param_info.param.precision);
   std::replace_if(
       name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
   return name;
