@@ -5,6 +5,7 @@
   make_tokenizer_golden.py tiny                  writes tests/golden/tokenizer/tiny/ (a small BPE trained on our text)
   make_tokenizer_golden.py sentencepiece         writes tests/golden/tokenizer/sp-*/ (small SentencePiece models of it)
   make_tokenizer_golden.py golden SHARED [GGUF]  writes tests/golden/tokenizer/*.json
+  make_tokenizer_golden.py gemma SHARED GGUF     writes tests/golden/tokenizer/gemma3.json (GGUF: the model gemma3-270m)
   make_tokenizer_golden.py speed SHARED [GGUF]   MB/s of the `tokenizers` package on one thread
 
 SHARED is the folder with tokenizers/ (gpt2-vocab.json, gpt2-merges.txt, qwen3-tokenizer.json) and text/
@@ -380,6 +381,10 @@ def golden_sentencepiece(name):
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(GOLDEN / f"sp-{name}" / "tokenizer.model"))
     controls = [model.id_to_piece(i) for i in range(len(model)) if model.is_control(i) or model.is_unknown(i)]
+    return sentencepiece_rows(model, controls)
+
+
+def sentencepiece_rows(model, controls):
     rows = []
     for case, data, times in sp_cases():
         text = (data * times if isinstance(data, bytes) else data.encode() * times).decode("utf-8", "replace")
@@ -390,6 +395,39 @@ def golden_sentencepiece(name):
         row = {key: ids if len(ids) <= 200 else summary(ids) for key, ids in row.items()}
         rows.append(row if row["plain"] != row["parsed"] else {"parsed": row["parsed"]})
     return rows
+
+
+def sentencepiece_of_gguf(path):
+    """The vocabulary of a GGUF file whose tokenizer is "llama", as a model of `sentencepiece`."""
+    import gguf
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    fields = gguf.GGUFReader(path).fields
+    value = lambda name: fields["tokenizer.ggml." + name].contents()
+    assert value("model") == "llama"
+    proto = sentencepiece_model_pb2.ModelProto()
+    for text, score, kind in zip(value("tokens"), value("scores"), value("token_type")):
+        proto.pieces.add(piece=text, score=score, type=kind)  # the numbers of both formats agree
+    spec = proto.trainer_spec
+    spec.model_type, spec.byte_fallback = sentencepiece_model_pb2.TrainerSpec.BPE, True
+    spec.unk_piece = value("tokens")[value("unknown_token_id")]
+    spec.bos_piece, spec.eos_piece = (value("tokens")[value(f"{name}_token_id")] for name in ("bos", "eos"))
+    spec.pad_piece = value("tokens")[value("padding_token_id")]
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = value("add_space_prefix")
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def make_gemma(shared, gguf_path):
+    model = sentencepiece_of_gguf(gguf_path)
+    controls = [model.id_to_piece(i) for i in range(len(model)) if model.is_control(i) or model.is_unknown(i)]
+    texts = {
+        file: summary(model.encode((shared / "text" / file).read_text()))
+        for file in ("wikitext2-test.txt", "wikitext2-valid.txt")
+    }
+    write_json(GOLDEN / "gemma3.json", {"vocab": len(model), "cases": sentencepiece_rows(model, controls), "texts": texts})
 
 
 def golden_sp_variants():
@@ -1158,6 +1196,8 @@ def main():
         make_sentencepiece()
     elif command == "golden" and shared:
         make_golden(shared, gguf_path)
+    elif command == "gemma" and gguf_path:
+        make_gemma(shared, gguf_path)
     elif command == "speed" and shared:
         measure_speed(shared, gguf_path)
     else:

@@ -67,7 +67,8 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
 std::int64_t weight_bytes(const Architecture& arch, const Backend& backend) {
   const std::int64_t embeddings =
       backend.keeps_embeddings() && !arch.tied_embeddings ? arch.vocab * arch.model_dim : 0;
-  return dtype_bytes(backend.compute_dtype(), arch.matrix_elements() + embeddings);
+  const std::int64_t elements = arch.matrix_elements() + embeddings;
+  return backend.precision() == Precision::kInt8 ? elements : dtype_bytes(backend.compute_dtype(), elements);
 }
 
 MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,

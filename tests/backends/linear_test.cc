@@ -109,9 +109,13 @@ TEST_P(Linear, ARowDoesNotDependOnTheOthersBeyondRounding) {
   expect_close(some, all, kLinear);
 }
 
+class Int8Linear : public Linear {};
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Int8Linear,
+                         ::testing::Combine(::testing::Values(Precision::kInt8), ::testing::Values(1, 2, 3)));
+
 // The two sum the same integers, so nothing but the last rounding can differ.
-TEST_P(Linear, Int8SumsAreThoseOfTheExactIntegers) {
-  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+TEST_P(Int8Linear, SumsAreThoseOfTheExactIntegers) {
   constexpr std::int64_t kRows = 70, kIn = 300, kOut = 130;
   const auto weight = random_weight(*cpu_, kOut, kIn),
              expected_weight = random_weight(*reference_, kOut, kIn);
@@ -132,8 +136,7 @@ TEST_P(Linear, Int8SumsAreThoseOfTheExactIntegers) {
   EXPECT_EQ(found[7 * kOut], 0.0f);
 }
 
-TEST_P(Linear, Int8RowsThatAreNotFiniteStayNotFinite) {
-  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+TEST_P(Int8Linear, RowsThatAreNotFiniteStayNotFinite) {
   const auto weight = random_weight(*cpu_, 20, 40);
   std::vector<float> values = random_floats(3 * 40, 3);
   values[40 + 39] = std::numeric_limits<float>::infinity();
@@ -144,8 +147,7 @@ TEST_P(Linear, Int8RowsThatAreNotFiniteStayNotFinite) {
   EXPECT_TRUE(std::isfinite(found[0]) && std::isnan(found[20]) && std::isnan(found[40]));
 }
 
-TEST_P(Linear, Int8RefusesWeightsWithoutAScale) {
-  if (precision() != Precision::kInt8) GTEST_SKIP() << "of int8";
+TEST_P(Int8Linear, RefusesWeightsWithoutAScale) {
   const auto reader = [](std::int64_t, std::int64_t, std::span<float> out) {
     std::fill(out.begin(), out.end(), std::numeric_limits<float>::infinity());
   };

@@ -121,6 +121,36 @@ TEST_F(ChatGolden, EveryFormIsTestedAndNoOtherTemplateIsTaken) {
   }
 }
 
+// Every mark a family's files know, written by any of the speakers, in every template.
+TEST_F(ChatGolden, WhatSpeakersWriteNeverBecomesAControlToken) {
+  for (const auto& [name, known] : golden_["templates"].items()) {
+    SCOPED_TRACE(name);
+    const Json& family = golden_["families"][known["family"].get<std::string>()];
+    const BpeTokenizer tokenizer = make_tokenizer(family, known["jinja"]);
+    std::string marks;
+    for (const Json& token : family["added_tokens"]) marks += "x" + token["content"].get<std::string>() + "x";
+    const std::vector<ChatMessage> harmless = {
+        {"system", "x"}, {"user", "x"}, {"assistant", "x"}, {"user", "x"}};
+    const bool takes_system = [&] {
+      try {
+        tokenizer.encode_chat(harmless, true);
+        return true;
+      } catch (const Error&) {
+        return false;
+      }
+    }();
+    for (std::size_t speaker = takes_system ? 0 : 1; speaker < harmless.size(); ++speaker) {
+      SCOPED_TRACE(harmless[speaker].role);
+      std::vector<ChatMessage> messages = harmless;
+      messages[speaker].content = marks;
+      std::vector<ChatMessage> plain = harmless;
+      if (!takes_system) messages.erase(messages.begin()), plain.erase(plain.begin());
+      const auto ids = tokenizer.encode_chat(messages, true);
+      EXPECT_EQ(count_control(tokenizer, ids), count_control(tokenizer, tokenizer.encode_chat(plain, true)));
+    }
+  }
+}
+
 // Marks that the files call ordinary added tokens.
 TEST_F(ChatGolden, MarksOfATemplateAreControlTokens) {
   const Json& family = golden_["families"]["gemma"];

@@ -86,6 +86,34 @@ TEST(TokenizerGolden, SmolLm2Gguf) {
   expect_texts(*tokenizer, golden["texts"]);
 }
 
+// The real vocabulary of 262,144 pieces, against `sentencepiece`; its file comes under Google's terms.
+TEST(TokenizerGolden, Gemma3Gguf) {
+  const char* path = std::getenv("WINNOW_TEST_GEMMA");
+  if (path == nullptr)
+    GTEST_SKIP() << "set WINNOW_TEST_GEMMA to what scripts/get_model.sh gemma3-270m prints";
+  const auto tokenizer = open_tokenizer(path);
+  const Json golden = read_golden("gemma3.json");
+  EXPECT_EQ(tokenizer->vocab_size(), golden["vocab"]);
+  const auto without_begin = [&](std::string_view text, bool parse_special) {
+    std::vector<TokenId> ids = tokenizer->encode(text, parse_special);
+    EXPECT_EQ(ids.empty() ? -1 : ids.front(), 2) << "the file asks for the begin-of-text token";
+    if (!ids.empty()) ids.erase(ids.begin());
+    return ids;
+  };
+  const std::vector<Case> cases = read_cases("sp-cases.json");
+  ASSERT_EQ(golden["cases"].size(), cases.size());
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const Json& row = golden["cases"][i];
+    expect_ids(without_begin(cases[i].text, true), row["parsed"], cases[i].name);
+    expect_ids(without_begin(cases[i].text, false), row.value("plain", row["parsed"]), cases[i].name);
+  }
+  for (const auto& [file, expected] : golden["texts"].items()) {
+    const std::string text_path = shared_data_path("text/" + file);
+    if (text_path.empty()) continue;
+    EXPECT_EQ(summary_of(without_begin(read_test_file(text_path), false)), expected) << file;
+  }
+}
+
 TEST(TokenizerGolden, ThreadsShareOneTokenizer) {
   const auto tokenizer = open_tokenizer(golden_path("tiny"));
   const std::vector<Case> cases = read_cases();
