@@ -66,7 +66,7 @@ struct Product {
 
 // What one thread works in.
 struct Scratch {
-  Buffer q, scales, sums, onednn;
+  Buffer q, scales, sums, onednn, row;
 };
 
 void grow(Buffer& buffer, std::int64_t bytes) {
@@ -128,7 +128,9 @@ struct Int8Gemm::Impl {
     grow(own.q, kLargePiece * in);
     grow(own.scales, kLargePiece * 4);
     grow(own.sums, kLargePiece * out * 4);
-    quantize_rows(params.x.slice(begin, rows), own.q.as<std::int8_t>(), own.scales.as<float>());
+    grow(own.row, in * 4);
+    quantize_rows(params.x.slice(begin, rows), own.q.as<std::int8_t>(), own.scales.as<float>(),
+                  own.row.as<float>());
     std::fill_n(own.q.as<std::int8_t>() + rows * in, (all - rows) * in, std::int8_t{0});
     multiply(weight, all, team, thread);
     scale_sums({.sums = own.sums.as<std::int32_t>(),
@@ -172,13 +174,17 @@ std::unique_ptr<Weight> Int8Gemm::pack(std::int64_t out_features, std::int64_t i
     reader(begin, begin + count, slab);
     const MatrixView rows{slab.data(), DType::kF32, count, in_features};
     parallel_rows(impl_->threads, count, [&](std::int64_t from, std::int64_t to) {
+      std::vector<float> work(static_cast<std::size_t>(in_features));
       quantize_rows(rows.slice(from, to - from), plain.as<std::int8_t>() + (begin + from) * in_features,
-                    scales.as<float>() + begin + from);
+                    scales.as<float>() + begin + from, work.data());
     });
   }
+  const auto rotation = static_cast<float>(int8_rotation(in_features));
   for (std::int64_t j = 0; j < out_features; ++j) {
-    if (!std::isnan(scales.as<float>()[j])) continue;
-    fail(ErrorCode::kBadFormat, "--precision int8: row {} of a weight is not finite and has no scale", j);
+    if (std::isnan(scales.as<float>()[j])) {
+      fail(ErrorCode::kBadFormat, "--precision int8: row {} of a weight is not finite and has no scale", j);
+    }
+    scales.as<float>()[j] /= rotation;  // a power of two: exact
   }
   const memory::dims dims{in_features, out_features};
   const auto packed_desc = impl_

@@ -1,7 +1,7 @@
 #include "backends/cpu/int8_rows.h"
 
 #include <cmath>
-#include <limits>
+#include <cstring>
 
 #include "core/check.h"
 
@@ -22,8 +22,7 @@ using IntTag = hn::RebindToSigned<Tag>;
 using ByteTag = hn::Rebind<std::int8_t, Tag>;
 
 // The largest magnitude of a row; NaN if it is not finite.
-template <class T>
-float largest(const T* x, std::int64_t n) {
+float largest(const float* x, std::int64_t n) {
   const Tag d;
   Vec most = hn::Zero(d), poison = hn::Zero(d);
   for_each_vector(d, n, [&](std::int64_t i, auto lanes) HWY_ATTR {
@@ -35,13 +34,52 @@ float largest(const T* x, std::int64_t n) {
   return zero == 0 ? hn::GetLane(hn::MaxOfLanes(d, most)) : zero;
 }
 
+// One step of the transform: a, b = a + b, a - b on runs of n.
+void butterfly(float* a, float* b, std::int64_t n) {
+  const Tag d;
+  for_each_vector(d, n, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    const Vec u = load(d, a + i, lanes), v = load(d, b + i, lanes);
+    store(hn::Add(u, v), d, a + i, lanes);
+    store(hn::Sub(u, v), d, b + i, lanes);
+  });
+}
+
+// Two steps at once, on four runs that follow each other.
+void butterfly2(float* x, std::int64_t n) {
+  const Tag d;
+  for_each_vector(d, n, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    const Vec a = load(d, x + i, lanes), b = load(d, x + n + i, lanes);
+    const Vec c = load(d, x + 2 * n + i, lanes), e = load(d, x + 3 * n + i, lanes);
+    const Vec ab = hn::Add(a, b), a_b = hn::Sub(a, b), ce = hn::Add(c, e), c_e = hn::Sub(c, e);
+    store(hn::Add(ab, ce), d, x + i, lanes);
+    store(hn::Add(a_b, c_e), d, x + n + i, lanes);
+    store(hn::Sub(ab, ce), d, x + 2 * n + i, lanes);
+    store(hn::Sub(a_b, c_e), d, x + 3 * n + i, lanes);
+  });
+}
+
+void rotate(float* x, std::int64_t columns) {
+  const std::int64_t size = int8_rotation(columns);
+  std::int64_t run = columns / size;
+  for (; 4 * run <= columns && columns % (4 * run) == 0; run *= 4) {
+    for (std::int64_t begin = 0; begin < columns; begin += 4 * run) butterfly2(x + begin, run);
+  }
+  if (run < columns) butterfly(x, x + run, run);
+}
+
+template <class T>
+void widen(const T* x, std::int64_t n, float* y) {
+  const Tag d;
+  for_each_vector(
+      d, n, [&](std::int64_t i, auto lanes) HWY_ATTR { store(load(d, x + i, lanes), d, y + i, lanes); });
+}
+
 HWY_INLINE void store_bytes(hn::Vec<ByteTag> v, std::int8_t* q, AllLanes) { hn::StoreU(v, ByteTag(), q); }
 HWY_INLINE void store_bytes(hn::Vec<ByteTag> v, std::int8_t* q, FirstLanes lanes) {
   store_first(v, ByteTag(), q, lanes.count);
 }
 
-template <class T>
-float quantize_row(const T* x, std::int64_t n, std::int8_t* q) {
+float quantize_row(const float* x, std::int64_t n, std::int8_t* q) {
   const Tag d;
   const float most = largest(x, n);
   if (!(most >= kLeastInt8Row)) {
@@ -56,10 +94,15 @@ float quantize_row(const T* x, std::int64_t n, std::int8_t* q) {
   return most / 127.0f;
 }
 
-void quantize(const MatrixView& x, std::int8_t* q, float* scales) {
+void quantize(const MatrixView& x, std::int8_t* q, float* scales, float* work) {
   for (std::int64_t row = 0; row < x.rows; ++row, q += x.cols) {
-    scales[row] = x.dtype == DType::kBF16 ? quantize_row(x.row<BF16>(row), x.cols, q)
-                                          : quantize_row(x.row<float>(row), x.cols, q);
+    if (x.dtype == DType::kBF16) {
+      widen(x.row<BF16>(row), x.cols, work);
+    } else {
+      widen(x.row<float>(row), x.cols, work);
+    }
+    rotate(work, x.cols);
+    scales[row] = quantize_row(work, x.cols, q);
   }
 }
 
@@ -104,8 +147,8 @@ namespace winnow::cpu {
 HWY_EXPORT(quantize);
 HWY_EXPORT(scale);
 
-void quantize_rows(const MatrixView& x, std::int8_t* q, float* scales) {
-  HWY_DYNAMIC_DISPATCH(quantize)(x, q, scales);
+void quantize_rows(const MatrixView& x, std::int8_t* q, float* scales, float* work) {
+  HWY_DYNAMIC_DISPATCH(quantize)(x, q, scales, work);
 }
 
 void scale_sums(const ScaleSumsParams& params) {

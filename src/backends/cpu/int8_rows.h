@@ -1,8 +1,15 @@
 // Rounding rows to int8, and what makes of the exact sums of a product its result (int8_gemm.h):
 //
-//   x(i, k) = s_i q(i, k)      s_i = max_k |x(i, k)| / 127, q = x (127 / max) to the nearest, ties to even
-//   w(j, k) = t_j p(j, k)      likewise, once, when the weights are packed
-//   y(i, j) = s_i t_j sum_k q(i, k) p(j, k) + bias_j
+//   x'(i, .) = H x(i, .)       a Hadamard transform of n = int8_rotation(columns) values: column k belongs to
+//   the
+//                              transform of all columns that are equal to k modulo columns / n
+//   x'(i, k) = s_i q(i, k)     s_i = max_k |x'(i, k)| / 127, q = x' (127 / max) to the nearest, ties to even
+//   w'(j, k) = t_j p(j, k)     likewise, once, when the weights are packed
+//   y(i, j) = s_i t_j / n sum_k q(i, k) p(j, k) + bias_j        as (H x) . (H w) = n x . w
+//
+// The transform spreads the few large columns that activations have over n columns (QuaRot, arXiv
+// 2404.00456): without it they set the scale and the others lose their bits. In float32, the steps of a
+// radix-2 transform with neighbours first, so that every implementation rounds alike.
 //
 // Single-threaded (Highway). Called by int8_gemm.cc and tests.
 #pragma once
@@ -18,12 +25,12 @@ constexpr float kLeastInt8Row = 1e-30f;
 
 // Row i of x, F32 or BF16, goes to q + i * x.cols, its scale to scales[i]. A row of zeros has scale 0; one
 // that is not finite becomes zeros with scale NaN, so that its whole row of y is NaN.
-void quantize_rows(const MatrixView& x, std::int8_t* q, float* scales);
+void quantize_rows(const MatrixView& x, std::int8_t* q, float* scales, float* work);
 
 struct ScaleSumsParams {
   const std::int32_t* sums = nullptr;     // [y.rows, y.cols]
   const float* row_scales = nullptr;      // [y.rows]
-  const float* feature_scales = nullptr;  // [y.cols]
+  const float* feature_scales = nullptr;  // [y.cols] t / n
   const float* bias = nullptr;            // [y.cols] or nullptr
   MatrixView y;                           // F32 or BF16, out
   bool accumulate = false;                // y += (F32)

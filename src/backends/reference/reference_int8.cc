@@ -9,8 +9,33 @@
 #include "core/error.h"
 
 namespace winnow::reference {
+namespace {
 
-Int8Row round_row(std::span<const float> row) {
+// How many columns are transformed together: the largest power of two up to 64 that divides all columns.
+std::int64_t rotation(std::int64_t columns) {
+  std::int64_t size = 1;
+  while (size < 64 && columns % (2 * size) == 0) size *= 2;
+  return size;
+}
+
+std::vector<float> rotate(std::span<const float> row) {
+  std::vector<float> x(row.begin(), row.end());
+  const std::size_t columns = x.size();
+  for (std::size_t run = columns / static_cast<std::size_t>(rotation(std::ssize(x))); run < columns;
+       run *= 2) {
+    for (std::size_t k = 0; k < columns; ++k) {
+      if (k / run % 2 != 0) continue;
+      const float a = x[k], b = x[k + run];
+      x[k] = a + b, x[k + run] = a - b;
+    }
+  }
+  return x;
+}
+
+}  // namespace
+
+Int8Row round_row(std::span<const float> plain) {
+  const std::vector<float> row = rotate(plain);
   Int8Row rounded{std::vector<std::int8_t>(row.size()), 0};
   float most = 0;
   for (const float value : row) {
@@ -53,7 +78,8 @@ void linear(const LinearParams& params, const Int8Weight& weight) {
       const Int8Row& w = weight.row(o);
       std::int64_t sum = 0;
       for (std::int64_t i = 0; i < weight.in_features(); ++i) sum += x.q[i] * w.q[i];
-      double y = static_cast<double>(sum) * x.scale * w.scale;
+      double y =
+          static_cast<double>(sum) * x.scale * w.scale / static_cast<double>(rotation(weight.in_features()));
       if (params.bias != nullptr) y += params.bias[o];
       if (params.accumulate) y += params.y.row<float>(r)[o];
       set_element(params.y.row<void>(r), params.y.dtype, o, y);

@@ -10,14 +10,15 @@
 
 namespace winnow::reference {
 
-// A row as scale times integers in -127..127: scale = max |x| / 127, each rounded to the nearest, ties to
-// even. The arithmetic is float32, as the CPU backend's, so that both round alike. Zeros for a row below
-// 1e-30; the scale is NaN for one that is not finite.
+// A row, Hadamard-transformed as backends/cpu/int8_rows.h defines it, as scale times integers in -127..127:
+// scale = max |x'| / 127, each rounded to the nearest, ties to even. The arithmetic is float32, as the CPU
+// backend's, so that both round alike. Zeros for a row below 1e-30; the scale is NaN for one that is not
+// finite.
 struct Int8Row {
   std::vector<std::int8_t> q;
   float scale = 0;
 };
-Int8Row round_row(std::span<const float> row);
+Int8Row round_row(std::span<const float> plain);
 
 class Int8Weight final : public Weight {
  public:
