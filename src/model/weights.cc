@@ -27,11 +27,24 @@ class Loader {
 
   ModelWeights load() {
     ModelWeights weights;
+    // The largest matrix first: packing holds a second copy of it, and nothing else is there yet.
+    load_head(weights);
     for (std::int64_t layer = 0; layer < arch_.layers; ++layer) {
       weights.layers.push_back(load_layer(layer));
+      source_.drop_pages();
       report(static_cast<double>(layer + 1) / static_cast<double>(arch_.layers + 1));
     }
     weights.final_norm = norm(arch_.names.final_norm);
+    load_rope(weights.rope);
+    weights.bytes = bytes_;
+    source_.drop_pages();
+    report(1.0);
+    return weights;
+  }
+
+ private:
+  // Of the head and the embedding.
+  void load_head(ModelWeights& weights) {
     const bool own_head = source_.find(arch_.names.lm_head) != nullptr;
     if (!own_head && !arch_.tied_embeddings) {
       fail(ErrorCode::kBadFormat, "{}: tensor {} is missing (and tie_word_embeddings is false)",
@@ -45,14 +58,9 @@ class Loader {
     } else if (backend_.keeps_embeddings() && own_head) {
       weights.embedding = linear({arch_.names.embedding}, {arch_.vocab}, arch_.model_dim).weight;
     }
-    load_rope(weights.rope);
-    weights.bytes = bytes_;
     source_.drop_pages();
-    report(1.0);
-    return weights;
   }
 
- private:
   void report(double share) const {
     if (progress_) progress_(share);
   }
