@@ -85,7 +85,8 @@ double yarn_attention_factor(double factor, double mscale) {
 void fill_rope_rows(Backend& backend, const RopeTable& table, std::int64_t first, std::int64_t end,
                     const std::vector<double>& frequencies, double attention_factor) {
   const auto half = static_cast<std::int64_t>(frequencies.size());
-  check(first <= end && end <= table.positions && 2 * half == table.rotary_dim, "rope: the table has no such rows");
+  check(first <= end && end <= table.positions && 2 * half == table.rotary_dim,
+        "rope: the table has no such rows");
   const std::int64_t bytes = (end - first) * half * 4;
   const Buffer host_cos = Buffer::host(bytes), host_sin = Buffer::host(bytes);
   auto *cos = host_cos.as<float>(), *sin = host_sin.as<float>();

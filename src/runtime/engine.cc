@@ -62,7 +62,13 @@ std::int64_t peak_memory_bytes() {
 std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
   if (options.device == "cpu") return make_cpu_backend(options.precision, options.threads);
   if (options.device == "reference") return make_reference_backend(options.precision);
-  if (const auto index = cuda_device(options.device)) return make_cuda_backend(options.precision, *index);
+  if (const auto index = cuda_device(options.device)) {
+    if (options.precision == Precision::kInt8) {
+      fail(ErrorCode::kUnsupported,
+           "--precision int8: --device {} computes in bf16 or f32; int8 is the CPU's", options.device);
+    }
+    return make_cuda_backend(options.precision, *index);
+  }
   fail(ErrorCode::kBadArgument, "--device {}: must be cpu, cuda, cuda:N or reference", options.device);
 }
 

@@ -51,6 +51,8 @@ TEST(Usage, BadUsageIsTwo) {
 TEST(Usage, WhatThisBuildLacksSaysSo) {
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:63"})), 1, "--device cuda");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:x"})), 2, "cuda:x");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda", "--precision", "int8"})), 1,
+               "int8 is the CPU's");
 }
 
 TEST(Usage, ModelsThatAreNotThere) {
