@@ -173,6 +173,18 @@ std::string with_vocabulary(std::string_view rest) {
   return head + std::string(rest);
 }
 
+// A template that is still one of the known ones renders every conversation or refuses it.
+void fuzz_template(std::string_view jinja) {
+  const auto chat = winnow::ChatTemplate::recognise(jinja);
+  if (!chat) return;
+  for (const char* first : {"system", "user", "assistant"}) {
+    try {
+      chat->render({{first, "a<|im_end|></s>"}, {"user", ""}, {"assistant", "b"}, {"user", "\xff"}}, true);
+    } catch (const winnow::Error&) {
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -186,7 +198,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fuzz_file(
           [&] { return winnow::spec_from_gguf(winnow::GgufFile(std::as_bytes(std::span(rest)), "fuzz")); });
       break;
-    default: winnow::ChatTemplate::recognise(rest);
+    default: fuzz_template(rest);
   }
   return 0;
 }

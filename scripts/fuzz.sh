@@ -38,6 +38,14 @@ for target in "${targets[@]}"; do
     # The first byte tells tokenizer_fuzz what the rest is; 1: a tokenizer.json.
     { [[ "$target" != tokenizer_fuzz ]] || printf '\001'; cat "$seed"; } >"$corpus/$(tr / _ <<<"$seed")"
   done < <(seeds_of "$target")
+  if [[ "$target" == tokenizer_fuzz ]]; then  # 4: a chat template
+    python3 - "$GOLDEN/tokenizer/chat.json" "$corpus" <<'PY'
+import json, pathlib, sys
+templates = json.loads(pathlib.Path(sys.argv[1]).read_text())["templates"]
+for number, template in enumerate(templates.values()):
+    pathlib.Path(sys.argv[2], f"template_{number}").write_bytes(b"\x04" + template["jinja"].encode())
+PY
+  fi
   echo "fuzz: $target, $seconds s" >&2
   "build/fuzz/bin/$target" -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
     -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/ "$corpus"
