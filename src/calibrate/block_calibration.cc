@@ -132,13 +132,14 @@ std::size_t probe_point(const BlockCurves& curves, std::int64_t layer) {
   return best;
 }
 
-// KL(dense || one layer cut), mean over the second half of the tokens. Negative when cancelled.
+// KL(dense || one layer cut), mean over the last kProbeTokens. Negative when cancelled.
+constexpr std::int64_t kProbeTokens = 384;
 class SensitivityProbe {
  public:
   SensitivityProbe(const Engine& engine, std::span<const TokenId> tokens)
       : engine_(engine),
         tokens_(tokens),
-        first_(static_cast<std::int64_t>(tokens.size()) / 2),
+        first_(std::max(std::ssize(tokens) - kProbeTokens, std::ssize(tokens) / 2)),
         dense_(std::ssize(tokens) - first_, engine.arch().vocab),
         row_(static_cast<std::size_t>(engine.arch().vocab)) {}
 
@@ -163,9 +164,9 @@ class SensitivityProbe {
     PrefillOptions options;
     options.reserve_tokens = 0;
     options.cancelled = cancelled;
+    options.all_logits_from = first_;
     options.all_logits = [&](std::int64_t first, const MatrixView& logits) {
       for (std::int64_t i = 0; i < logits.rows; ++i) {
-        if (first + i < first_) continue;
         each_row(first + i - first_, {logits.row<float>(i), static_cast<std::size_t>(logits.cols)});
       }
     };

@@ -36,7 +36,7 @@ BlockCurves block_curves_from_json(const nlohmann::json& json);
 struct CurveSettings {
   AttentionPolicy attention;                  // its thresholds are not used
   std::vector<std::vector<TokenId>> windows;  // of texts, for densities and errors
-  std::int64_t sensitivity_windows = 2;       // of these, and
+  std::int64_t sensitivity_windows = 1;       // of these, and
   std::int64_t sensitivity_tokens = 2048;     // the first so many tokens of each
 };
 

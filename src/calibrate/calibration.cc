@@ -27,10 +27,10 @@ using nlohmann::json;
 
 // Items that the ladders are measured on, before combinations meet the whole search set.
 constexpr std::int64_t kCoarseWindows = 4, kCoarseNeedles = 8;
-constexpr std::int64_t kCurveWindows = 3, kSignalPrompts = 8, kSecondQuestions = 20;
+constexpr std::int64_t kCurveWindows = 2, kSignalPrompts = 8, kSecondQuestions = 20;
 // Combinations measured on the search set at a time, and how often the budget is tightened before giving up.
-constexpr std::size_t kFinalists = 4;
-constexpr int kRounds = 3;
+constexpr std::size_t kFinalists = 3;
+constexpr int kRounds = 4;
 // What is measured on the search set must stay this far below the budget: chosen policies look better than
 // they are.
 constexpr double kSearchMargin = 0.9;
@@ -113,11 +113,13 @@ class Calibration::Search {
     }
     niah_->check_length(settings.length);
     second_question_->check_length(settings.length);
+    search_ = make_workloads(search_windows_, settings.search_needles, search_seed(), "search");
+    held_out_ = make_workloads(held_out_windows_, settings.held_out_needles, held_out_seed(), "held out");
   }
 
   std::optional<CalibrationResult> run() {
     if (!load_state() && !measure_model()) return std::nullopt;
-    result_.recall = recall_;
+    result_.signal = signal_;
     if (!measure_ladders()) return std::nullopt;
     for (int round = 0; round < kRounds; ++round) {
       if (!measure_finalists()) return std::nullopt;
@@ -125,15 +127,36 @@ class Calibration::Search {
       if (result_.met) break;
       strictness_ *= 0.75;
     }
+    if (options_.baselines && !measure_baselines()) return std::nullopt;
     fill_policy();
     return std::move(result_);
   }
 
  private:
+  // What policies are measured on. Windows keep their dense results, so that a policy that is measured later
+  // needs no second dense pass.
+  struct Workloads {
+    std::unique_ptr<Workload> windows, needles, second_questions;
+  };
   struct Sets {
     std::int64_t windows, needles;
     bool held_out;
   };
+
+  Workloads make_workloads(const std::vector<std::vector<TokenId>>& windows, std::int64_t needles,
+                           std::uint64_t seed, const char* name) const {
+    const WindowSettings window{
+        .length = settings_.length,
+        .texts = {texts_json(settings_.texts), settings_.search_windows, settings_.held_out_windows, name},
+        .keep_dense = true};
+    QuestionSettings questions{settings_.length, needles, seed};
+    Workloads made;
+    made.windows = make_window_workload(engine_, TextWindows{windows}, window);
+    made.needles = make_question_workload(engine_, encoder_, *niah_, questions);
+    questions.count = std::min(kSecondQuestions, needles);
+    made.second_questions = make_question_workload(engine_, encoder_, *second_question_, questions);
+    return made;
+  }
 
   void progress(double share, const std::string& what) const {
     if (options_.progress) options_.progress(share, what);
@@ -161,7 +184,7 @@ class Calibration::Search {
     const json state = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!state.is_object() || state.value("identity", json()) != identity()) return false;
     try {
-      recall_ = state.at("recall").get<std::vector<double>>();
+      signal_ = retrieval_signal_from_json(state.at("signal"));
       curves_ = block_curves_from_json(state.at("curves"));
     } catch (const json::exception&) {
       return false;  // of another version: measured again
@@ -172,7 +195,7 @@ class Calibration::Search {
   }
   void save_state() const {
     if (options_.state_file.empty()) return;
-    const json state = {{"identity", identity()}, {"recall", recall_}, {"curves", to_json(curves_)}};
+    const json state = {{"identity", identity()}, {"signal", to_json(signal_)}, {"curves", to_json(curves_)}};
     write_file_atomically(options_.state_file, state.dump() + "\n");
   }
 
@@ -182,9 +205,9 @@ class Calibration::Search {
       const Question question = niah_->make(settings_.length, i, search_seed());
       prompts.push_back({encoder_.first_turn(question.prompt), question.references.front()});
     }
-    recall_ = measure_retrieval_signal(engine_, prompts, {}, step(0, 0.04, "where needles are seen"),
+    signal_ = measure_retrieval_signal(engine_, prompts, {}, step(0, 0.04, "where needles are seen"),
                                        options_.cancelled);
-    if (recall_.empty()) return false;
+    if (signal_.layers == 0) return false;
     const std::int64_t windows = std::min(kCurveWindows, std::ssize(search_windows_));
     const CurveSettings curves{.attention = block_selection(),
                                .windows = {search_windows_.begin(), search_windows_.begin() + windows}};
@@ -199,41 +222,30 @@ class Calibration::Search {
   std::uint64_t search_seed() const { return 2 * settings_.seed; }
   std::uint64_t held_out_seed() const { return 2 * settings_.seed + 1; }
 
-  std::vector<std::unique_ptr<Workload>> workloads(const Sets& sets, bool second_question) const {
-    std::vector<std::unique_ptr<Workload>> workloads;
-    TextWindows windows{sets.held_out ? held_out_windows_ : search_windows_};
-    windows.windows.resize(
-        std::min<std::size_t>(windows.windows.size(), static_cast<std::size_t>(sets.windows)));
-    json identity = {texts_json(settings_.texts), settings_.search_windows, settings_.held_out_windows,
-                     sets.held_out ? "held out" : "search"};
-    workloads.push_back(make_window_workload(engine_, std::move(windows),
-                                             {.length = settings_.length, .texts = std::move(identity)}));
-    const QuestionSettings questions{settings_.length, sets.needles,
-                                     sets.held_out ? held_out_seed() : search_seed()};
-    workloads.push_back(make_question_workload(engine_, encoder_, *niah_, questions));
-    if (second_question) {
-      QuestionSettings second = questions;
-      second.count = std::min(kSecondQuestions, sets.needles);
-      workloads.push_back(make_question_workload(engine_, encoder_, *second_question_, second));
-    }
-    return workloads;
+  RunnerOptions runner_options(double from, double to, const char* what) const {
+    RunnerOptions runner;
+    runner.journal = options_.journal;
+    runner.cancelled = options_.cancelled;
+    runner.progress = [this, from, to, what](double share, const std::string&) {
+      progress(from + (to - from) * share, what);
+    };
+    return runner;
   }
 
   // The policies, dense first. Empty when cancelled.
   std::vector<Measured> measure(std::vector<EvalPolicy> policies, const Sets& sets, double from, double to,
-                                const char* what, bool second_question = false) {
+                                const char* what) {
     policies.insert(policies.begin(), named("dense", {}));
-    RunnerOptions runner;
-    runner.journal = options_.journal;
-    runner.cancelled = options_.cancelled;
-    runner.progress = [&](double share, const std::string&) { progress(from + (to - from) * share, what); };
-    const RunResult run = run_evaluation(engine_, policies, workloads(sets, second_question), runner);
+    const Workloads& of = sets.held_out ? held_out_ : search_;
+    std::vector<std::unique_ptr<Workload>> workloads;
+    workloads.push_back(first_items(*of.windows, sets.windows));
+    workloads.push_back(first_items(*of.needles, sets.needles));
+    const RunResult run = run_evaluation(engine_, policies, workloads, runner_options(from, to, what));
     if (!run.finished()) return {};
     std::vector<Measured> all;
     for (std::size_t p = 0; p < policies.size(); ++p) {
       Measured measured = measure_samples(policies[p], run.samples[0][p], run.samples[1][p],
                                           run.samples[0][0], run.samples[1][0]);
-      if (second_question) measured.second_question = estimate(run.samples[2][p], "score")->value;
       measured.held_out = sets.held_out;
       all.push_back(std::move(measured));
     }
@@ -241,7 +253,22 @@ class Calibration::Search {
     return all;
   }
 
-  bool measure_ladders() {
+  // What the policy finds of a second needle, asked for after the prompt was read for the first. False when
+  // cancelled.
+  bool measure_second_question(Measured& measured) {
+    std::vector<std::unique_ptr<Workload>> workloads;
+    workloads.push_back(first_items(*held_out_.second_questions, kSecondQuestions));
+    const RunResult run =
+        run_evaluation(engine_, {measured.policy}, workloads, runner_options(0.95, 1, "a second question"));
+    if (run.finished()) measured.second_question = estimate(run.samples[0][0], "score")->value;
+    return run.finished();
+  }
+
+  bool measure_ladders() { return measure_block_ladder() && measure_token_ladder(); }
+
+  // On windows alone: blocks lose no needles that their KL does not tell of (docs/quality.md), and finalists
+  // are measured on needles anyway.
+  bool measure_block_ladder() {
     std::vector<EvalPolicy> policies;
     for (const double density : density_candidates()) {
       Policy policy;
@@ -249,19 +276,27 @@ class Calibration::Search {
       policy.attention.thresholds = choose_thresholds(curves_, density).thresholds;
       policies.push_back(named(fmt::format("blocks {:.2f}", density), policy));
     }
-    const std::size_t block_policies = policies.size();
-    for (const TokenPolicy& tokens : token_candidates(find_stage_places(recall_), engine_.arch().layers)) {
+    std::vector<Measured> measured =
+        measure(std::move(policies), {kCoarseWindows, 0, false}, 0.2, 0.3, "blocks of attention");
+    if (measured.empty()) return false;
+    blocks_.assign(measured.begin() + 1, measured.end());
+    return true;
+  }
+
+  bool measure_token_ladder() {
+    std::vector<EvalPolicy> policies;
+    for (const TokenPolicy& tokens : token_candidates(signal_)) {
       Policy policy;
       policy.tokens = tokens;
       policies.push_back(named("stages " + stages_text(tokens), policy));
     }
     std::vector<Measured> measured = measure(
-        std::move(policies), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false}, 0.2,
-        0.5, "one mechanism at a time");
+        std::move(policies), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false}, 0.3,
+        0.5, "stages");
     if (measured.empty()) return false;
     dense_ = measured.front();
-    blocks_.assign(measured.begin() + 1, measured.begin() + 1 + static_cast<std::ptrdiff_t>(block_policies));
-    tokens_.assign(measured.begin() + 1 + static_cast<std::ptrdiff_t>(block_policies), measured.end());
+    tokens_.assign(measured.begin() + 1, measured.end());
+    for (Measured& blocks : blocks_) blocks.niah = dense_.niah;
     return true;
   }
 
@@ -348,7 +383,7 @@ class Calibration::Search {
     return true;
   }
 
-  // The two best finalists on the held-out set.
+  // The best finalist that was not tried yet, on the held-out set.
   bool measure_held_out() {
     std::vector<Measured> ranked = finalists_;
     std::stable_sort(ranked.begin(), ranked.end(), [&](const Measured& a, const Measured& b) {
@@ -358,19 +393,43 @@ class Calibration::Search {
       };
       return key(a) > key(b);
     });
-    std::vector<EvalPolicy> policies;
-    for (const Measured& m : ranked) {
-      const bool tried = std::find(tried_.begin(), tried_.end(), m.policy.name) != tried_.end();
-      if (tried || policies.size() == 2) continue;
-      policies.push_back(m.policy);
-      tried_.push_back(m.policy.name);
-    }
-    if (policies.empty()) return true;
-    const auto measured = measure(policies, {settings_.held_out_windows, settings_.held_out_needles, true},
-                                  0.75, 1, "held-out texts", /*second_question=*/true);
-    if (measured.empty()) return false;
-    for (std::size_t i = 1; i < measured.size(); ++i) consider(measured[i], measured.front());
+    const auto untried = std::find_if(ranked.begin(), ranked.end(), [&](const Measured& m) {
+      return std::find(tried_.begin(), tried_.end(), m.policy.name) == tried_.end();
+    });
+    if (untried == ranked.end()) return true;
+    tried_.push_back(untried->policy.name);
+    auto measured = measure({untried->policy}, {settings_.held_out_windows, settings_.held_out_needles, true},
+                            0.75, 0.95, "held-out texts");
+    if (measured.empty() || !measure_second_question(measured[1])) return false;
+    result_.frontier.back() = measured[1];
+    consider(measured[1], measured.front());
     return true;
+  }
+
+  // What others would lose at the best policy's number of tokens, or of cached rows.
+  bool measure_baselines() {
+    std::vector<EvalPolicy> policies;
+    const TokenPolicy& best = result_.best.policy.policy.tokens;
+    for (const ScorerKind scorer :
+         {ScorerKind::kAttention, ScorerKind::kRecency, ScorerKind::kNorm, ScorerKind::kRandom}) {
+      if (best.stages.empty()) break;
+      Policy policy;
+      policy.tokens = with_scorer(best, scorer);
+      policies.push_back(named(fmt::format("{} ({})", scorer_name(scorer), stages_text(best)), policy));
+    }
+    const double rows = best.stages.empty() ? 0.5 : result_.best.kv_share;
+    for (const EvictionKind kind : {EvictionKind::kSnapKv, EvictionKind::kH2o}) {
+      EvalPolicy policy = named(fmt::format("{}={:.2f}", eviction_name(kind), rows), {});
+      policy.eviction = KvEviction{.kind = kind, .keep = rows};
+      policies.push_back(std::move(policy));
+    }
+    const std::size_t before = result_.frontier.size();
+    const auto measured =
+        measure(policies, {settings_.search_windows, settings_.search_needles, false}, 0.98, 1, "baselines");
+    for (std::size_t i = before; i < result_.frontier.size(); ++i) {
+      result_.frontier[i].baseline = !result_.frontier[i].policy.dense();
+    }
+    return !measured.empty();
   }
 
   void consider(const Measured& m, const Measured& dense) {
@@ -414,7 +473,8 @@ class Calibration::Search {
   Essays essays_;
   std::unique_ptr<Task> niah_, second_question_;
   std::vector<std::vector<TokenId>> search_windows_, held_out_windows_;
-  std::vector<double> recall_;
+  Workloads search_, held_out_;
+  RetrievalSignal signal_;
   BlockCurves curves_;
   Measured dense_, search_dense_;  // on the coarse and on the whole search set
   std::vector<Measured> blocks_, tokens_, finalists_;

@@ -18,6 +18,7 @@
 
 #include "calibrate/block_calibration.h"
 #include "calibrate/measured.h"
+#include "calibrate/retrieval_signal.h"
 #include "eval/eval_policy.h"
 #include "eval/eval_text.h"
 #include "eval/journal.h"
@@ -46,13 +47,14 @@ struct CalibrationResult {
   bool met = false;
   Measured best;                   // on held-out items; the nearest there is when the budget was not met
   Policy policy;                   // best's, with `measured` filled in
-  std::vector<double> recall;      // of the needle by layer
+  RetrievalSignal signal;          // which heads see needles
   std::vector<Measured> frontier;  // everything measured, dense and the baselines included
 };
 
 struct CalibrationOptions {
-  Journal* journal = nullptr;                                // samples; may be null
-  std::string state_file;                                    // curves and recall; empty: not kept
+  Journal* journal = nullptr;  // samples; may be null
+  std::string state_file;      // curves and recall; empty: not kept
+  bool baselines = false;      // measure other scorers and evictions beside the best policy, for the frontier
   std::function<void(double, const std::string&)> progress;  // share done, what is under way; may be empty
   std::function<bool()> cancelled;                           // may be empty
 };

@@ -2,26 +2,30 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <optional>
 #include <vector>
 
+#include "calibrate/retrieval_signal.h"
 #include "sparsity/policy.h"
 
 namespace winnow {
 
-// Stage layers where the prompt's last queries know what they look for. A stage before layer L is scored by
-// layer L - 1.
+// Heads for a stage before `layer`: of all heads of earlier layers those that need the least of a prompt to
+// hold the needle, at most `count`; of equal ones the later. None when every one needs more than `most`.
+std::vector<AskedHead> heads_to_ask(const RetrievalSignal& signal, std::int64_t layer, double most,
+                                    std::size_t count = 2);
+
+// Stage layers. `first`: the first layer before which some head points at the needle sharply. `early`: the
+// first before which some head at least knows its surroundings; none when it is not well before `first`.
 struct StagePlaces {
-  std::vector<std::int64_t> informed;  // layers L in 1..layers-1 whose scoring layer recalls the needle
+  std::optional<std::int64_t> early, first;
 };
+StagePlaces find_stage_places(const RetrievalSignal& signal);
 
-// `recall` as measure_retrieval_signal() gives it. A layer is informed when its scoring layer reaches `share`
-// of the best recall.
-StagePlaces find_stage_places(std::span<const double> recall, double share = 0.9);
-
-// Token policies, from careful to bold, of every family that the places allow: one, two and three stages
-// among the informed layers, the first as early as it may be or later; empty when no layer is informed.
-std::vector<TokenPolicy> token_candidates(const StagePlaces& places, std::int64_t layers);
+// Token policies from careful to bold: one stage at `first`, one more between it and the end, one more at
+// `early`. What a stage keeps by score is more than its sharpest head needs. Empty when nothing points at the
+// needle.
+std::vector<TokenPolicy> token_candidates(const RetrievalSignal& signal);
 
 // Densities of attention that are tried, falling.
 std::vector<double> density_candidates();

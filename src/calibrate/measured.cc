@@ -38,11 +38,13 @@ Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windo
   std::vector<double> speedups;
   add_speedups(windows, dense_windows, speedups);
   add_speedups(needles, dense_needles, speedups);
-  if (!speedups.empty()) measured.speedup = percentile(speedups, 0.5);
+  measured.timed = !speedups.empty();
+  if (measured.timed) measured.speedup = percentile(speedups, 0.5);
   const CostSummary cost = summarize_cost(windows);
   measured.density = cost.density;
   measured.avgtok = cost.avgtok;
   measured.attn_work = cost.attn_work;
+  measured.kv_share = cost.kv_share;
   return measured;
 }
 
@@ -51,12 +53,14 @@ nlohmann::json to_json(const Measured& measured) {
           {"kl", measured.kl},
           {"kl_standard_error", measured.kl_error},
           {"dce", measured.dce},
-          {"niah", measured.niah},
+          {"niah", measured.needles > 0 ? nlohmann::json(measured.niah) : nlohmann::json()},
           {"second_question_niah", or_null(measured.second_question)},
-          {"speedup", measured.speedup},
+          {"speedup", measured.timed ? nlohmann::json(measured.speedup) : nlohmann::json()},
           {"density", measured.density},
           {"avgtok", measured.avgtok},
           {"attn_work", measured.attn_work},
+          {"kv_share", measured.kv_share},
+          {"baseline", measured.baseline},
           {"windows", measured.windows},
           {"needles", measured.needles},
           {"held_out", measured.held_out},

@@ -18,6 +18,9 @@ struct Measured {
   double speedup = 1, density = 1, avgtok = 1, attn_work = 1;
   std::int64_t windows = 0, needles = 0;
   bool held_out = false;
+  bool timed = false;  // otherwise `speedup` says nothing
+  bool baseline = false;
+  double kv_share = 1;
 };
 nlohmann::json to_json(const Measured& measured);
 

@@ -2,32 +2,105 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <nlohmann/json.hpp>
 
+#include "core/check.h"
 #include "core/error.h"
-#include "eval/attention_sums.h"
+#include "runtime/prefill_plan.h"
 #include "runtime/session.h"
 #include "sparsity/token_pruner.h"
 
 namespace winnow {
 namespace {
 
-// Share of `wanted` among the `count` positions with the highest scores.
-double recall_among_highest(std::span<const float> scores, std::span<const std::int64_t> wanted,
-                            std::int64_t count) {
-  std::vector<std::int64_t> order(scores.size());
-  std::iota(order.begin(), order.end(), 0);
-  count = std::min<std::int64_t>(count, std::ssize(order));
-  std::nth_element(order.begin(), order.begin() + count - 1, order.end(),
-                   [&](std::int64_t a, std::int64_t b) { return scores[a] > scores[b]; });
-  order.resize(static_cast<std::size_t>(count));
-  const auto found = std::count_if(wanted.begin(), wanted.end(), [&](std::int64_t token) {
-    return std::find(order.begin(), order.end(), token) != order.end();
-  });
-  return static_cast<double>(found) / static_cast<double>(wanted.size());
+// Rates one prompt's tokens by every head, as the prefill passes by.
+class SignalObserver {
+ public:
+  SignalObserver(const Engine& engine, const SignalSettings& settings, std::span<const std::int64_t> needle,
+                 double weight, RetrievalSignal& signal)
+      : engine_(engine), settings_(settings), needle_(needle), weight_(weight), signal_(signal) {}
+
+  void observe(const AttentionView& view) {
+    const std::int64_t rows = view.kv->rows, heads = signal_.heads;
+    if (view.query_rows.back() + 1 != rows) return;  // not the last queries
+    const std::int64_t window = std::min(settings_.window, view.q.rows);
+    std::vector<float> scores(static_cast<std::size_t>(heads * rows));
+    engine_.backend().window_scores({.q = view.q.slice(view.q.rows - window, window),
+                                     .kv = view.kv,
+                                     .scale = view.scale,
+                                     .queries = QueryReduction::kMax,
+                                     .per_head = true,
+                                     .scores = scores});
+    for (std::int64_t head = 0; head < heads; ++head) {
+      const std::span<float> own =
+          std::span(scores).subspan(static_cast<std::size_t>(head * rows), static_cast<std::size_t>(rows));
+      max_pool(own, settings_.pool);
+      add(own, signal_.index(view.layer, head));
+    }
+  }
+
+ private:
+  void add(std::span<const float> scores, std::size_t at) {
+    const auto begin = std::min<std::ptrdiff_t>(settings_.skip_first, std::ssize(scores));
+    const auto end = std::max(begin, std::ssize(scores) - settings_.skip_last);
+    const std::span<const float> rated = scores.subspan(begin, end - begin);
+    double found = 0, worst = 0;
+    for (const std::int64_t token : needle_) {
+      const auto higher =
+          std::count_if(rated.begin(), rated.end(), [&](float score) { return score > scores[token]; });
+      const double needed = static_cast<double>(higher + 1) / static_cast<double>(scores.size());
+      if (needed <= settings_.share) found += 1;
+      worst = std::max(worst, needed);
+    }
+    signal_.recall[at] += weight_ * found / static_cast<double>(needle_.size());
+    signal_.needed[at] = std::max(signal_.needed[at], worst);
+  }
+
+  const Engine& engine_;
+  const SignalSettings& settings_;
+  std::span<const std::int64_t> needle_;
+  double weight_;
+  RetrievalSignal& signal_;
+};
+
+// The last chunk of a prefill must hold all the queries that vote: tokens go from the beginning of the text.
+void make_last_chunk_long_enough(std::vector<TokenId>& tokens, std::int64_t window) {
+  constexpr std::int64_t kLead = 64;  // template and instruction stay
+  const std::int64_t count = std::ssize(tokens), rest = count % kChunkRows;
+  if (count <= kChunkRows || rest == 0 || rest >= window) return;
+  tokens.erase(tokens.begin() + kLead, tokens.begin() + kLead + rest);
 }
 
 }  // namespace
+
+std::vector<double> RetrievalSignal::recall_by_layer() const {
+  std::vector<double> best;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const auto begin = recall.begin() + static_cast<std::ptrdiff_t>(index(layer, 0));
+    best.push_back(*std::max_element(begin, begin + heads));
+  }
+  return best;
+}
+
+nlohmann::json to_json(const RetrievalSignal& signal) {
+  return {{"layers", signal.layers},
+          {"heads", signal.heads},
+          {"recall", signal.recall},
+          {"needed", signal.needed}};
+}
+
+RetrievalSignal retrieval_signal_from_json(const nlohmann::json& json) {
+  RetrievalSignal signal;
+  json.at("layers").get_to(signal.layers);
+  json.at("heads").get_to(signal.heads);
+  json.at("recall").get_to(signal.recall);
+  json.at("needed").get_to(signal.needed);
+  const auto expected = static_cast<std::size_t>(signal.layers * signal.heads);
+  if (expected == 0 || signal.recall.size() != expected || signal.needed.size() != expected) {
+    fail(ErrorCode::kBadFormat, "the retrieval signal of calibration: its sizes do not fit together");
+  }
+  return signal;
+}
 
 std::vector<std::int64_t> needle_tokens(const Tokenizer& tokenizer, const NeedlePrompt& prompt) {
   std::string text;
@@ -47,21 +120,23 @@ std::vector<std::int64_t> needle_tokens(const Tokenizer& tokenizer, const Needle
   return tokens;
 }
 
-std::vector<double> measure_retrieval_signal(const Engine& engine, std::span<const NeedlePrompt> prompts,
-                                             const SignalSettings& settings,
-                                             const std::function<void(double)>& progress,
-                                             const std::function<bool()>& cancelled) {
-  std::vector<double> recall(static_cast<std::size_t>(engine.arch().layers), 0.0);
+RetrievalSignal measure_retrieval_signal(const Engine& engine, std::span<const NeedlePrompt> prompts,
+                                         const SignalSettings& settings,
+                                         const std::function<void(double)>& progress,
+                                         const std::function<bool()>& cancelled) {
+  RetrievalSignal signal{engine.arch().layers, engine.arch().heads, {}, {}};
+  signal.recall.assign(static_cast<std::size_t>(signal.layers * signal.heads), 0.0);
+  signal.needed = signal.recall;
   for (std::size_t p = 0; p < prompts.size(); ++p) {
-    const std::vector<std::int64_t> needle = needle_tokens(engine.tokenizer(), prompts[p]);
+    NeedlePrompt prompt = prompts[p];
+    make_last_chunk_long_enough(prompt.tokens, settings.window);
+    const std::vector<std::int64_t> needle = needle_tokens(engine.tokenizer(), prompt);
     if (needle.empty()) {
       fail(ErrorCode::kUnsupported,
            "the number {} cannot be found again among the prompt's tokens: this tokenizer rewrites it",
-           prompts[p].needle);
+           prompt.needle);
     }
-    const auto count =
-        static_cast<std::int64_t>(std::ceil(settings.share * static_cast<double>(prompts[p].tokens.size())));
-    AttentionSums sums(engine, settings.window);
+    SignalObserver observer(engine, settings, needle, 1.0 / static_cast<double>(prompts.size()), signal);
     Session session(engine);
     PrefillOptions options;
     options.reserve_tokens = 0;
@@ -69,15 +144,10 @@ std::vector<double> measure_retrieval_signal(const Engine& engine, std::span<con
     options.progress = [&](double done) {
       if (progress) progress((static_cast<double>(p) + done) / static_cast<double>(prompts.size()));
     };
-    options.observe_attention = [&](const AttentionView& view) { sums.add(view); };
-    if (!session.prefill(prompts[p].tokens, Policy{}, options)) return {};
-    for (std::int64_t layer = 0; layer < engine.arch().layers; ++layer) {
-      std::vector<float> scores = sums.max_over_heads(layer);
-      max_pool(scores, settings.pool);
-      recall[layer] += recall_among_highest(scores, needle, count) / static_cast<double>(prompts.size());
-    }
+    options.observe_attention = [&](const AttentionView& view) { observer.observe(view); };
+    if (!session.prefill(prompt.tokens, Policy{}, options)) return {};
   }
-  return recall;
+  return signal;
 }
 
 }  // namespace winnow

@@ -62,17 +62,21 @@ json frontier_json(const CalibrationResult& result) {
 void print_frontier(const CalibrationResult& result) {
   Table table({"policy", "set", "KL", "dCE", "niah", "speedup", "avgtok", "density", "n"});
   for (const Measured& m : result.frontier) {
-    table.add_row({m.policy.name, m.held_out ? "held-out" : "search", fmt::format("{:.4f}", m.kl),
-                   fmt::format("{:+.4f}", m.dce), fmt::format("{:.2f}", m.niah),
-                   fmt::format("{:.2f}x", m.speedup), fmt::format("{:.3f}", m.avgtok),
+    table.add_row({m.policy.name,
+                   m.baseline   ? "baseline"
+                   : m.held_out ? "held-out"
+                                : "search",
+                   fmt::format("{:.4f}", m.kl), fmt::format("{:+.4f}", m.dce),
+                   m.needles > 0 ? fmt::format("{:.2f}", m.niah) : "-",
+                   m.timed ? fmt::format("{:.2f}x", m.speedup) : "-", fmt::format("{:.3f}", m.avgtok),
                    fmt::format("{:.3f}", m.density), fmt::format("{}+{}", m.windows, m.needles)});
   }
   fmt::print("{}\n", table.to_string());
 }
 
 void print_recall(const CalibrationResult& result) {
-  fmt::print("recall of a needle by layer (last queries, 20% of the prompt):");
-  for (const double recall : result.recall) fmt::print(" {:.2f}", recall);
+  fmt::print("recall of a needle by layer's best head (last queries, 10% of the prompt):");
+  for (const double recall : result.signal.recall_by_layer()) fmt::print(" {:.2f}", recall);
   fmt::print("\n\n");
 }
 
@@ -93,6 +97,7 @@ std::optional<CalibrationResult> run_with_progress(Calibration& calibration,
   CalibrationOptions run;
   run.journal = &journal;
   run.state_file = state_path(options);
+  run.baselines = !options.frontier.empty();
   run.progress = [&](double share, const std::string& note) { progress.update(share, note); };
   run.cancelled = [&] { return interrupt.requested(); };
   return calibration.run(run);
@@ -116,8 +121,15 @@ int calibrate(CalibrateOptions options) {
   if (!options.frontier.empty()) {
     json report = origin;
     report["command"] = "calibrate";
+    report["settings"] = {{"length", options.settings.length},
+                          {"search_windows", options.settings.search_windows},
+                          {"search_needles", options.settings.search_needles},
+                          {"held_out_windows", options.settings.held_out_windows},
+                          {"held_out_needles", options.settings.held_out_needles}};
+    report["met"] = result->met;
+    report["chosen"] = result->best.policy.name;
     report["budget"] = budget_json(options.settings.budget);
-    report["recall"] = result->recall;
+    report["signal"] = to_json(result->signal);
     report["frontier"] = frontier_json(*result);
     write_file_atomically(options.frontier, dump_json(report, 2) + "\n");
   }
@@ -184,7 +196,10 @@ void add_calibrate(CLI::App& app, Command& command) {
   sub->add_option("--held-out-needles", options->settings.held_out_needles, "Needle prompts to judge by")
       ->check(count)
       ->capture_default_str();
-  sub->add_option("--frontier", options->frontier, "Write everything measured as JSON")->type_name("FILE");
+  sub->add_option(
+         "--frontier", options->frontier,
+         "Write everything measured as JSON, with other scorers and evictions beside it (takes longer)")
+      ->type_name("FILE");
   sub->add_flag("--nearest", options->nearest, "Write the nearest policy when the budget cannot be met");
   sub->add_flag("--resume,!--no-resume", options->resume,
                 "Go on where an interrupted run with the same -o stopped (the default)");

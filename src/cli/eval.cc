@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "cli/command.h"
@@ -48,6 +49,7 @@ class LengthTable {
         policies_.push_back(row.policy);
       }
       cells_[{row.policy, row.task}] = &row;
+      gated_ = gated_ || row.cost.gated > 0;
     }
   }
 
@@ -55,6 +57,7 @@ class LengthTable {
     std::vector<std::string> header{fmt::format("at {} tokens", length_)};
     header.insert(header.end(), tasks_.begin(), tasks_.end());
     for (const char* name : {"TTFT ms", "speedup", "avgtok", "density", "KV"}) header.emplace_back(name);
+    if (gated_) header.emplace_back("gated");
     Table table(header);
     for (const std::string& policy : policies_) table.add_row(row_of(policy));
     return table.to_string();
@@ -75,11 +78,13 @@ class LengthTable {
     row.push_back(first->speedup ? fmt::format("{:.2f}x", *first->speedup) : "-");
     for (const double share : {cost.avgtok, cost.density, cost.kv_share})
       row.push_back(fmt::format("{:.3f}", share));
+    if (gated_) row.push_back(fmt::format("{:.0f}%", 100 * cost.gated));
     return row;
   }
 
   std::int64_t length_;
   std::vector<std::string> tasks_, policies_;
+  bool gated_ = false;  // some policy's gate computed attention in full
   std::map<std::pair<std::string, std::string>, const ResultRow*> cells_;
 };
 
@@ -96,6 +101,15 @@ void print_tables(const Evaluation& evaluation, const RunResult& result) {
   for (const auto& [task, n] : counts) items += fmt::format("{}{} {}", items.empty() ? "" : ", ", task, n);
   fmt::print("n: {}; +- is half of the 95% bootstrap interval over the items\n", items);
   for (const std::string& note : evaluation.notes()) fmt::print("note: {}\n", note);
+  std::set<std::string> gated;
+  for (const ResultRow& row : rows) {
+    if (row.cost.gated > 0 && gated.insert(row.policy).second) {
+      fmt::print(
+          "note: {}: {:.0f}% of the attention was computed in full, where that is no slower: measure its "
+          "quality with \"gate\": \"off\"\n",
+          row.policy, 100 * row.cost.gated);
+    }
+  }
 }
 
 std::unique_ptr<Journal> open_journal(const EvalOptions& options) {

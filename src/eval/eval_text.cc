@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
+#include <iterator>
 #include <sstream>
 
 #include "core/check.h"
@@ -27,8 +29,13 @@ nlohmann::json texts_json(std::span<const EvalText> texts) {
   return result;
 }
 
-Essays::Essays(std::span<const EvalText> texts) : identity_(texts_json(texts)) {
-  for (const EvalText& text : texts) {
+Essays::Essays(std::span<const EvalText> texts) {
+  std::vector<EvalText> used;
+  std::copy_if(texts.begin(), texts.end(), std::back_inserter(used),
+               [](const EvalText& text) { return text.haystack; });
+  if (used.empty()) used.assign(texts.begin(), texts.end());
+  identity_ = texts_json(used);
+  for (const EvalText& text : used) {
     std::istringstream stream(text.content);
     for (std::string word; stream >> word;) words_.push_back(word);
   }

@@ -14,6 +14,7 @@ namespace winnow {
 struct EvalText {
   std::string name;  // for messages and results
   std::string content;
+  bool haystack = true;  // needles may be hidden in it
 };
 
 // {name, bytes, xxh64} of each.

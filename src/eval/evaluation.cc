@@ -81,7 +81,8 @@ json to_json(const ResultRow& row) {
                  {"avgtok", row.cost.avgtok},
                  {"density", row.cost.density},
                  {"attn_work", row.cost.attn_work},
-                 {"kv_share", row.cost.kv_share}};
+                 {"kv_share", row.cost.kv_share},
+                 {"gated", row.cost.gated}};
   if (row.oracle) result["oracle"] = "ceiling, not a policy";
   return result;
 }

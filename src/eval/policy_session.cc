@@ -38,12 +38,15 @@ bool PolicySession::read(std::span<const TokenId> prompt, const Oracle* oracle, 
   const PassStats& stats = session_.prefill_stats();
   std::int64_t rows = 0;
   for (const std::int64_t length : session_.kv_lens()) rows += length;
-  facts_ = {.ms = stats.ms,
-            .avgtok = stats.avgtok(),
-            .density = stats.density(),
-            .attn_work = stats.attn_work(),
-            .kv_share =
-                static_cast<double>(rows) / static_cast<double>(engine_.arch().layers * std::ssize(prompt))};
+  const auto full = static_cast<double>(stats.dense_chunks),
+             sparse = static_cast<double>(stats.sparse_chunks);
+  facts_ = {
+      .ms = stats.ms,
+      .avgtok = stats.avgtok(),
+      .density = stats.density(),
+      .attn_work = stats.attn_work(),
+      .kv_share = static_cast<double>(rows) / static_cast<double>(engine_.arch().layers * std::ssize(prompt)),
+      .gated = policy_.policy.attention.dense() || full + sparse == 0 ? 0 : full / (full + sparse)};
   return true;
 }
 

@@ -16,6 +16,7 @@ struct PrefillFacts {
   double ms = 0;
   double avgtok = 1, density = 1, attn_work = 1;
   double kv_share = 1;  // cache rows / (layers x prompt tokens)
+  double gated = 0;     // share of the chunks of attention that the gate computed in full
 };
 
 class PolicySession {

@@ -10,7 +10,7 @@
 namespace winnow {
 namespace {
 
-// Threads and device are left out: an evaluation may well go on elsewhere.
+// Threads and device are left out: an evaluation may well go on elsewhere. Its times do not (run_item).
 std::string sample_key(const Engine& engine, const EvalPolicy& policy, const Workload& workload,
                        std::int64_t item) {
   nlohmann::json said = to_json(policy);
@@ -29,8 +29,13 @@ std::string sample_key(const Engine& engine, const EvalPolicy& policy, const Wor
 class Run {
  public:
   Run(const Engine& engine, const std::vector<EvalPolicy>& policies, const RunnerOptions& options)
-      : engine_(engine), policies_(policies), options_(options), order_(policies.size()) {
-    // Dense first: what the first prefill of the process costs more falls on it, and is marked.
+      : engine_(engine),
+        policies_(policies),
+        options_(options),
+        order_(policies.size()),
+        timed_on_(engine.backend().description()) {
+    // Dense first on the first item: what the first prefill of the process costs more falls on it, and is
+    // marked.
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_partition(order_.begin(), order_.end(), [&](std::size_t i) { return policies[i].dense(); });
   }
@@ -49,13 +54,16 @@ class Run {
   }
 
  private:
-  // Policies take turns on each item, so that a slow minute of the machine does not fall on one of them.
+  // Policies take turns on each item, so that a slow minute of the machine does not fall on one of them, and
+  // each is now the first of them, now the last.
   bool run_item(const Workload& workload, std::int64_t index, std::vector<std::vector<Sample>>& samples) {
     std::unique_ptr<Item> item;
-    for (const std::size_t p : order_) {
+    for (std::size_t turn = 0; turn < order_.size(); ++turn) {
+      const std::size_t p = order_[(turn + static_cast<std::size_t>(index)) % order_.size()];
       const std::string key = options_.journal ? sample_key(engine_, policies_[p], workload, index) : "";
       if (const Sample* known = options_.journal ? options_.journal->find(key) : nullptr) {
         samples[p][index] = *known;
+        if (known->timed_on != timed_on_) samples[p][index].ttft_ms.reset();
         ++result_.resumed;
         continue;
       }
@@ -65,6 +73,7 @@ class Run {
       std::optional<Sample> sample = item->measure(policies_[p], options_.cancelled);
       if (!sample) return false;
       sample->cold = !std::exchange(warm_, true);
+      sample->timed_on = timed_on_;
       if (options_.journal) options_.journal->add(key, *sample);
       samples[p][index] = std::move(*sample);
       ++result_.measured;
@@ -83,7 +92,8 @@ class Run {
   const Engine& engine_;
   const std::vector<EvalPolicy>& policies_;
   const RunnerOptions& options_;
-  std::vector<std::size_t> order_;  // of the policies
+  std::vector<std::size_t> order_;  // of the policies, on the first item
+  std::string timed_on_;
   RunResult result_;
   bool warm_ = false;
 };

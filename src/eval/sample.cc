@@ -13,6 +13,8 @@ nlohmann::json to_json(const Sample& sample) {
                          {"attn_work", sample.prefill.attn_work},
                          {"kv_share", sample.prefill.kv_share},
                          {"ttft_ms", sample.ttft_ms ? nlohmann::json(*sample.ttft_ms) : nlohmann::json()},
+                         {"gated", sample.prefill.gated},
+                         {"timed_on", sample.timed_on},
                          {"cold", sample.cold}};
   if (!sample.answer.empty()) json["answer"] = sample.answer;
   return json;
@@ -29,6 +31,8 @@ Sample sample_from_json(const nlohmann::json& json, const std::string& origin) {
     json.at("attn_work").get_to(sample.prefill.attn_work);
     json.at("kv_share").get_to(sample.prefill.kv_share);
     if (!json.at("ttft_ms").is_null()) sample.ttft_ms = json["ttft_ms"].get<double>();
+    sample.prefill.gated = json.value("gated", 0.0);
+    sample.timed_on = json.value("timed_on", "");
     json.at("cold").get_to(sample.cold);
     sample.answer = json.value("answer", "");
     return sample;

@@ -17,8 +17,9 @@ struct Sample {
   // From the prompt's text to the first token (windows: the prefill alone, their tokens are there already).
   // None for a policy that is not timed.
   std::optional<double> ttft_ms;
-  bool cold = false;   // the first prefill of the process: not among the medians
-  std::string answer;  // of questions
+  std::string timed_on;  // the backend's description: times of another do not go with these
+  bool cold = false;     // the first prefill of the process: not among the medians
+  std::string answer;    // of questions
 };
 
 nlohmann::json to_json(const Sample& sample);

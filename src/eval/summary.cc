@@ -68,7 +68,7 @@ std::optional<Estimate> estimate(std::span<const Sample> samples, const std::str
 CostSummary summarize_cost(std::span<const Sample> samples) {
   CostSummary cost;
   std::vector<double> ttft;
-  RunningMean prompt, avgtok, density, attn_work, kv_share;
+  RunningMean prompt, avgtok, density, attn_work, kv_share, gated;
   for (const Sample& sample : samples) {
     if (sample.ttft_ms && sample.cold) cost.ttft_cold_ms = sample.ttft_ms;
     if (sample.ttft_ms && !sample.cold) ttft.push_back(*sample.ttft_ms);
@@ -77,6 +77,7 @@ CostSummary summarize_cost(std::span<const Sample> samples) {
     density.add(sample.prefill.density);
     attn_work.add(sample.prefill.attn_work);
     kv_share.add(sample.prefill.kv_share);
+    gated.add(sample.prefill.gated);
   }
   if (!ttft.empty()) cost.ttft_ms = percentile(ttft, 0.5);
   cost.prompt_tokens = prompt.mean();
@@ -84,6 +85,7 @@ CostSummary summarize_cost(std::span<const Sample> samples) {
   cost.density = density.mean();
   cost.attn_work = attn_work.mean();
   cost.kv_share = kv_share.mean();
+  cost.gated = gated.mean();
   return cost;
 }
 

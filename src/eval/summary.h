@@ -35,7 +35,8 @@ std::optional<Estimate> estimate(std::span<const Sample> samples, const std::str
 // Medians and means over samples that tell what a policy cost.
 struct CostSummary {
   std::optional<double> ttft_ms, ttft_cold_ms;  // median of the warm samples; of the cold one
-  double prompt_tokens = 0, avgtok = 0, density = 0, attn_work = 0, kv_share = 0;  // means
+  // Means. `gated`: share of the chunks of attention that a policy's gate computed in full.
+  double prompt_tokens = 0, avgtok = 0, density = 0, attn_work = 0, kv_share = 0, gated = 0;
 };
 CostSummary summarize_cost(std::span<const Sample> samples);
 

@@ -54,26 +54,44 @@ double mean_cross_entropy(const Continuation& continuation, Tokens tokens) {
   return mean.mean();
 }
 
+// What every policy is compared with at one window, set aside for later items of the same window.
+struct DenseResult {
+  DenseResult(const Continuation& continuation, const Sample& sample_in, double without_context_in)
+      : logits(kContinuationTokens, continuation.vocab),
+        sample(sample_in),
+        without_context(without_context_in) {
+    logits.write(0, continuation.logits);
+  }
+
+  LogitFile logits;  // of the continuation
+  Sample sample;
+  double without_context;
+};
+
 class WindowItem final : public Item {
  public:
-  WindowItem(const Engine& engine, const std::vector<TokenId>& tokens, bool second_half)
+  // `kept` is filled, or used when it is; null: nothing is set aside.
+  WindowItem(const Engine& engine, const std::vector<TokenId>& tokens, bool second_half,
+             std::unique_ptr<DenseResult>* kept)
       : engine_(engine),
         wants_second_half_(second_half),
+        kept_(kept),
         context_(Tokens(tokens).first(tokens.size() - kContinuationTokens)),
         continuation_(Tokens(tokens).last(kContinuationTokens)),
         whole_(tokens) {}
 
   std::optional<Sample> measure(const EvalPolicy& policy, const Cancelled& cancelled) override {
-    if (!dense_ && !read_dense(cancelled)) return std::nullopt;
-    if (policy.dense() && policy.policy.tokens.positions == PositionMode::kOriginal)
+    if (policy.dense() && policy.policy.tokens.positions == PositionMode::kOriginal) {
+      if (!dense_ && !read_dense(cancelled)) return std::nullopt;
       return compare(dense_sample_, *dense_);
+    }
     if (policy.oracle() && !oracle_) {
       oracle_ = Oracle::observe(engine_, context_, continuation_, cancelled);
       if (!oracle_) return std::nullopt;
     }
     Sample sample;
     const auto logits = read(policy, sample, cancelled);
-    if (!logits) return std::nullopt;
+    if (!logits || (!dense_ && !read_dense(cancelled))) return std::nullopt;
     sample = compare(sample, *logits);
     if (wants_second_half_ && has_second_half(policy)) {
       const auto kl = second_half(policy, cancelled);
@@ -85,6 +103,18 @@ class WindowItem final : public Item {
 
  private:
   bool read_dense(const Cancelled& cancelled) {
+    if (kept_ == nullptr || *kept_ == nullptr) return compute_dense(cancelled);
+    const DenseResult& kept = **kept_;
+    Continuation logits{{}, kept.logits.vocab()};
+    logits.logits.resize(static_cast<std::size_t>(kept.logits.rows() * kept.logits.vocab()));
+    kept.logits.read(0, logits.logits);
+    dense_ = std::move(logits);
+    dense_sample_ = kept.sample;
+    without_context_ = kept.without_context;
+    return true;
+  }
+
+  bool compute_dense(const Cancelled& cancelled) {
     const EvalPolicy dense{"dense", Policy{}, std::nullopt};
     auto logits = read(dense, dense_sample_, cancelled);
     if (!logits) return false;
@@ -92,6 +122,7 @@ class WindowItem final : public Item {
     if (!without) return false;
     without_context_ = *without;
     dense_ = std::move(logits);
+    if (kept_ != nullptr) *kept_ = std::make_unique<DenseResult>(*dense_, dense_sample_, without_context_);
     return true;
   }
 
@@ -142,8 +173,9 @@ class WindowItem final : public Item {
     PrefillOptions options;
     options.reserve_tokens = 0;
     options.cancelled = cancelled;
+    options.all_logits_from = first_wanted;
     options.all_logits = [&](std::int64_t first, const MatrixView& logits) {
-      for (std::int64_t i = std::max<std::int64_t>(0, first_wanted - first); i < logits.rows; ++i) {
+      for (std::int64_t i = 0; i < logits.rows; ++i) {
         use(first + i - first_wanted, {logits.row<float>(i), static_cast<std::size_t>(vocab)});
       }
     };
@@ -172,6 +204,7 @@ class WindowItem final : public Item {
 
   const Engine& engine_;
   bool wants_second_half_;
+  std::unique_ptr<DenseResult>* kept_;
   Tokens context_, continuation_, whole_;
   std::optional<Continuation> dense_;
   Sample dense_sample_;
@@ -184,7 +217,10 @@ class WindowItem final : public Item {
 class WindowWorkload final : public Workload {
  public:
   WindowWorkload(const Engine& engine, TextWindows windows, const WindowSettings& settings)
-      : engine_(engine), windows_(std::move(windows)), settings_(settings) {}
+      : engine_(engine),
+        windows_(std::move(windows)),
+        settings_(settings),
+        dense_(settings.keep_dense ? windows_.windows.size() : 0) {}
 
   std::string name() const override { return "windows"; }
   std::int64_t length() const override { return settings_.length; }
@@ -194,13 +230,15 @@ class WindowWorkload final : public Workload {
             settings_.texts};  // their number decides where each begins
   }
   std::unique_ptr<Item> item(std::int64_t index) const override {
-    return std::make_unique<WindowItem>(engine_, windows_.windows[index], settings_.second_half);
+    return std::make_unique<WindowItem>(engine_, windows_.windows[index], settings_.second_half,
+                                        settings_.keep_dense ? &dense_[index] : nullptr);
   }
 
  private:
   const Engine& engine_;
   TextWindows windows_;
   WindowSettings settings_;
+  mutable std::vector<std::unique_ptr<DenseResult>> dense_;  // by window, with keep_dense
 };
 
 }  // namespace

@@ -33,6 +33,7 @@ struct WindowSettings {
   std::int64_t length = 4096;
   bool second_half = false;  // measure "kl_second_half" too: two passes more, with all logits
   nlohmann::json texts;      // says which texts
+  bool keep_dense = false;   // the dense result of each window on disk, for items that are made again
 };
 
 // Policies whose predictions can be compared at every token of the window: they select blocks and drop no

@@ -35,4 +35,8 @@ class Workload {
   virtual std::unique_ptr<Item> item(std::int64_t index) const = 0;
 };
 
+// The first `count` items of a workload (all when it has no more), which must outlive it. A sample's key
+// stays the same.
+std::unique_ptr<Workload> first_items(const Workload& whole, std::int64_t count);
+
 }  // namespace winnow

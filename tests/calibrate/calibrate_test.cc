@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "calibrate/calibration.h"
 #include "calibrate/candidates.h"
@@ -67,30 +69,66 @@ TEST(BlockCurves, SurviveJson) {
   EXPECT_EQ(read.sensitivity, curves.sensitivity);
 }
 
-TEST(StagePlaces, AreWhereTheScoringLayerKnows) {
-  const std::vector<double> recall{0.1, 0.2, 0.96, 0.5, 1.0, 0.9};
-  EXPECT_EQ(find_stage_places(recall).informed, (std::vector<std::int64_t>{3, 5}));
-  EXPECT_TRUE(find_stage_places(std::vector<double>(6, 0.0)).informed.empty());
+// 30 layers of two heads; every head needs half of the prompt but those of `sharp`.
+RetrievalSignal signal_with(const std::vector<std::tuple<std::int64_t, std::int64_t, double>>& sharp) {
+  RetrievalSignal signal{30, 2, std::vector<double>(60, 0.1), std::vector<double>(60, 0.5)};
+  for (const auto& [layer, head, needed] : sharp) signal.needed[signal.index(layer, head)] = needed;
+  return signal;
 }
 
-TEST(TokenCandidates, StandOnInformedLayersOnly) {
-  const StagePlaces places{{13, 15, 16, 18, 19, 20, 22, 25, 28}};
-  const std::vector<TokenPolicy> candidates = token_candidates(places, 30);
-  ASSERT_FALSE(candidates.empty());
-  bool first_is_used = false;
+TEST(HeadsToAsk, AreTheSharpestOfEarlierLayers) {
+  const RetrievalSignal signal = signal_with({{7, 1, 0.04}, {12, 0, 0.02}, {14, 1, 0.02}, {20, 0, 0.01}});
+  EXPECT_TRUE(heads_to_ask(signal, 7, 0.1).empty());
+  EXPECT_EQ(heads_to_ask(signal, 8, 0.1), (std::vector<AskedHead>{{7, 1}}));
+  EXPECT_EQ(heads_to_ask(signal, 15, 0.1), (std::vector<AskedHead>{{14, 1}, {12, 0}}))
+      << "the later of equals";
+  EXPECT_EQ(heads_to_ask(signal, 30, 0.1), (std::vector<AskedHead>{{20, 0}, {14, 1}}));
+  EXPECT_EQ(heads_to_ask(signal, 30, 0.1, 3).size(), 3u);
+}
+
+TEST(StagePlaces, AreWhereAHeadKnows) {
+  const StagePlaces places = find_stage_places(signal_with({{2, 0, 0.3}, {7, 1, 0.04}}));
+  EXPECT_EQ(places.early, 3);
+  EXPECT_EQ(places.first, 8);
+  EXPECT_FALSE(find_stage_places(signal_with({{6, 0, 0.3}, {7, 1, 0.04}})).early) << "next to the first";
+  EXPECT_FALSE(find_stage_places(signal_with({{6, 0, 0.3}})).first);
+}
+
+TEST(TokenCandidates, AreAFallingLadderOfStagesThatAskHeads) {
+  const RetrievalSignal signal = signal_with({{2, 0, 0.2}, {7, 1, 0.04}, {15, 0, 0.02}});
+  const std::vector<TokenPolicy> candidates = token_candidates(signal);
+  ASSERT_EQ(candidates.size(), 6u);
   for (const TokenPolicy& tokens : candidates) {
-    ASSERT_FALSE(tokens.stages.empty());
-    for (std::size_t i = 0; i < tokens.stages.size(); ++i) {
-      const std::int64_t layer = tokens.stages[i].layer;
-      EXPECT_NE(std::find(places.informed.begin(), places.informed.end(), layer), places.informed.end());
-      EXPECT_LE(layer, 27);
-      const std::int64_t before = i == 0 ? 0 : tokens.stages[i - 1].layer;
-      EXPECT_GT(layer, before);
+    std::int64_t before = 0;
+    double kept = 1;
+    for (const Stage& stage : tokens.stages) {
+      EXPECT_GT(stage.layer, before);
+      EXPECT_LE(stage.layer, 27);
+      EXPECT_GT(stage.keep, 0);
+      EXPECT_LT(stage.keep, 1);
+      ASSERT_FALSE(stage.heads.empty());
+      for (const AskedHead& asked : stage.heads) EXPECT_LT(asked.layer, stage.layer);
+      before = stage.layer;
+      kept *= stage.keep;
     }
-    first_is_used |= tokens.stages.front().layer == 13;
+    EXPECT_GE(kept * tokens.quota, 1.25 * 0.02 - 1e-9) << "more than the heads need";
   }
-  EXPECT_TRUE(first_is_used);
-  EXPECT_TRUE(token_candidates({}, 30).empty());
+  EXPECT_EQ(candidates[0].stages.size(), 2u);
+  EXPECT_EQ(candidates[0].stages[1].layer, 8);
+  EXPECT_EQ(candidates.back().stages.size(), 3u);
+  EXPECT_EQ(candidates.back().stages[0].layer, 3);
+  EXPECT_DOUBLE_EQ(candidates.back().stages[0].keep, 1.25 * 0.2 / 0.5) << "more than the ladder's .40";
+  EXPECT_TRUE(token_candidates(signal_with({})).empty());
+}
+
+TEST(RetrievalSignal, SurvivesJson) {
+  const RetrievalSignal signal = signal_with({{3, 1, 0.25}});
+  const RetrievalSignal read = retrieval_signal_from_json(to_json(signal));
+  EXPECT_EQ(read.needed, signal.needed);
+  EXPECT_EQ(read.recall, signal.recall);
+  nlohmann::json bad = to_json(signal);
+  bad["layers"] = 29;
+  EXPECT_THROW(retrieval_signal_from_json(bad), Error);
 }
 
 Measured measured(double kl, double niah, double speedup, double density, double attn_work) {
@@ -153,7 +191,7 @@ TEST_F(CalibrationTest, AWideBudgetIsMetAndHeldOut) {
   EXPECT_TRUE(result->met);
   EXPECT_TRUE(result->best.held_out);
   EXPECT_LE(result->best.kl, 100);
-  EXPECT_EQ(result->recall.size(), 6u);
+  EXPECT_EQ(result->signal.recall_by_layer().size(), 6u);
   EXPECT_FALSE(result->policy.dense());
   EXPECT_EQ(result->policy.model_layers, 6);
   EXPECT_EQ(result->policy.measured["length"], 500);

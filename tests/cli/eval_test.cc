@@ -1,3 +1,5 @@
+#include <signal.h>
+
 #include "cli/program.h"
 
 namespace winnow::cli_test {
@@ -65,24 +67,71 @@ TEST_F(EvalTest, AblationsStandBesideTheirPolicy) {
   EXPECT_EQ(report["policies"][policy_ + "~compact"]["tokens"]["positions"], "compact");
 }
 
+// The samples in a journal's whole lines; none while there is no file.
+std::vector<json> journal_samples(const std::string& path) {
+  std::vector<json> samples;
+  for (const std::string& line : lines_of(read_file(path))) {
+    const json one = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (one.is_object() && one.contains("sample")) samples.push_back(one["sample"]);
+  }
+  return samples;
+}
+
+// Starts the program and kills it as soon as `enough()`.
+template <class Enough>
+void kill_when(std::vector<std::string> arguments, Enough enough) {
+  arguments.insert(arguments.begin(), WINNOW_PROGRAM);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  pid_t child = -1;
+  const int failed = ::posix_spawn(&child, WINNOW_PROGRAM, &files, nullptr, argv.data(), ::environ);
+  posix_spawn_file_actions_destroy(&files);
+  ASSERT_EQ(failed, 0);
+  while (!enough() && ::waitpid(child, nullptr, WNOHANG) == 0) ::usleep(1000);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
 TEST_F(EvalTest, AJournalIsContinued) {
-  const std::vector<std::string> arguments{"--tasks", "kl", "--policies", "dense", "-o", output_};
-  ASSERT_EQ(eval(arguments).code, 0);
-  const json before = json::parse(read_file(output_));
-  // The journal of a run that was killed after its first sample: made from what that run wrote.
-  const Result fresh = eval({"--tasks", "kl,niah", "--policies", "dense", "-o", output_});
-  EXPECT_EQ(fresh.err.find("earlier run"), std::string::npos) << fresh.err;
-  write_file(output_ + ".partial.jsonl",
-             "{\"winnow_eval_journal\":1}\n{\"key\": \"0\", \"sample\": {\"values\": {}, "
-             "\"prompt_tokens\": 1, \"prefill_ms\": 1, \"avgtok\": 1, \"density\": 1, \"attn_work\": 1, "
-             "\"kv_share\": 1, "
-             "\"ttft_ms\": null, \"cold\": false}}\n{\"half");
-  const Result resumed = eval(arguments);
-  EXPECT_EQ(resumed.code, 0);
-  EXPECT_NE(resumed.err.find("1 samples of an earlier run"), std::string::npos) << resumed.err;
-  EXPECT_EQ(json::parse(read_file(output_))["results"][0]["value"], before["results"][0]["value"]);
-  write_file(output_ + ".partial.jsonl", "not ours\n");
-  expect_error(eval(arguments), 1, "is not a journal");
+  const std::vector<std::string> few{"--tasks", "niah", "--policies", "dense", "-o", output_};
+  ASSERT_EQ(eval(few).code, 0);
+  const json whole = json::parse(read_file(output_));
+
+  // Many more questions than the two that are waited for.
+  const std::string journal = output_ + ".partial.jsonl";
+  kill_when(on_tiny({"eval"}, {"--text", text_, "--lengths", "400", "--tasks", "niah", "--n", "5000",
+                               "--policies", "dense", "-o", output_}),
+            [&] { return journal_samples(journal).size() >= 2; });
+  const std::string left = read_file(journal);
+  const std::vector<json> kept = journal_samples(journal);
+  ASSERT_GE(kept.size(), 2u);
+
+  const Result resumed = eval(few);
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("samples of an earlier run"), std::string::npos) << resumed.err;
+  json report = json::parse(read_file(output_));
+  EXPECT_EQ(report["results"][0]["value"], whole["results"][0]["value"]);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(report["samples"][i]["prefill_ms"], kept[i]["prefill_ms"]) << "not measured again";
+  }
+  EXPECT_FALSE(std::filesystem::exists(journal));
+
+  // On another number of threads the answers still hold, the times do not.
+  write_file(journal, left);
+  ASSERT_EQ(run_program({"eval", "--threads", "2", "-m", tiny_llama(), "--text", text_, "--lengths", "400",
+                         "--tasks", "niah", "--n", "2", "--policies", "dense", "-o", output_})
+                .code,
+            0);
+  report = json::parse(read_file(output_));
+  EXPECT_EQ(report["results"][0]["value"], whole["results"][0]["value"]);
+  EXPECT_TRUE(report["results"][0]["ttft_ms"].is_null());
+
+  write_file(journal, "not ours\n");
+  expect_error(eval(few), 1, "is not a journal");
 }
 
 TEST_F(EvalTest, LongBenchFile) {
