@@ -8,6 +8,7 @@
 #include <new>
 
 #include "cli/command.h"
+#include "cli/train.h"
 #include "core/error.h"
 
 namespace {
@@ -73,6 +74,7 @@ int main(int argc, char** argv) {
   winnow::cli::add_sparsity(app, command);
   winnow::cli::add_eval(app, command);
   winnow::cli::add_calibrate(app, command);
+  winnow::cli::add_train(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -6,6 +6,7 @@
 #include "cli/common.h"
 #include "cli/policy_text.h"
 #include "formats/json_text.h"
+#include "sparsity/learned_scorer.h"
 #include "sparsity/scorer.h"
 
 namespace winnow::cli {
@@ -33,6 +34,7 @@ nlohmann::json report(const Policy& policy, const std::vector<std::int64_t>& len
 // A learned scorer's file must be there and fit.
 void check_scorer(const Policy& policy, const Architecture& arch) {
   const auto backend = make_reference_backend(Precision::kF32);
+  check_scorer_model(policy.tokens, arch.shape_hash());
   make_scorer(policy.tokens, arch.model_dim, *backend);
 }
 

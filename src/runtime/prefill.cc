@@ -14,6 +14,7 @@
 #include "runtime/block_attention.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/session.h"
+#include "sparsity/learned_scorer.h"
 
 namespace winnow {
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
@@ -54,8 +55,10 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   Turn turn(policy, options);
   turn.prompt_tokens = count;
   turn.first_position = next_position_;
-  if (policy.prunes() && !options.stage_scores)
+  if (policy.prunes() && !options.stage_scores) {
+    check_scorer_model(policy.tokens, arch.shape_hash());
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
+  }
   if (!policy.attention.dense() && policy.attention.gate) {
     turn.costs = &engine_.attention_costs(policy.attention.rule);
   }
