@@ -26,6 +26,8 @@ seeds_of() {  # TARGET: paths of small valid inputs
     hf_config_fuzz) find "$GOLDEN" -name config.json ;;
     tokenizer_fuzz) find "$GOLDEN/tokenizer/tiny" -name tokenizer.json ;;
     tokenizer_model_fuzz) find "$GOLDEN/tokenizer" -name tokenizer.model ;;
+    request_fuzz) find "$GOLDEN/server" -name '*.json' ;;
+    result_file_fuzz) find "$GOLDEN/report" policies -name '*.json' ;;
     policy_fuzz) find policies -name '*.json' ;;
   esac
 }

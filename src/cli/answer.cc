@@ -5,20 +5,26 @@
 #include <algorithm>
 #include <chrono>
 
-#include "cli/answer_text.h"
 #include "cli/common.h"
 #include "core/elapsed.h"
+#include "runtime/answer_text.h"
 
 namespace winnow::cli {
 namespace {
 
-bool read_prompt(Session& session, const TokenisedPrompt& prompt, const AnswerOptions& options) {
+bool read_prompt(Session& session, const TokenisedPrompt& prompt, const AnswerOptions& options,
+                 Answer& answer) {
   Progress progress("reading the prompt", options.progress);
   PrefillOptions prefill;
   const std::int64_t left = session.room() - static_cast<std::int64_t>(prompt.tokens.size());
   prefill.reserve_tokens = std::clamp<std::int64_t>(left, 0, options.max_new_tokens);
   prefill.progress = [&](double share) { progress.update(share); };
   prefill.cancelled = options.cancelled;
+  if (options.positions) {
+    prefill.on_stage = [&](const StageRecord&, std::span<const std::int32_t> places) {
+      answer.kept.emplace_back(places.begin(), places.end());
+    };
+  }
   return session.prefill(prompt.tokens, options.policy, prefill);
 }
 
@@ -45,7 +51,7 @@ Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& 
   Answer answer;
   answer.prompt_tokens = static_cast<std::int64_t>(prompt.tokens.size());
   answer.tokenise_ms = prompt.ms;
-  answer.prefilled = read_prompt(session, prompt, options);
+  answer.prefilled = read_prompt(session, prompt, options, answer);
   if (!answer.prefilled) {
     answer.generation.reason = FinishReason::kCancelled;
     return answer;
@@ -72,7 +78,10 @@ Answer answer_prompt(Session& session, Sampler& sampler, const TokenisedPrompt& 
 
 nlohmann::json to_json(const Answer& answer, const Policy& policy) {
   nlohmann::json stages = nlohmann::json::array();
-  for (const StageRecord& stage : answer.stages) stages.push_back(winnow::to_json(stage));
+  for (std::size_t i = 0; i < answer.stages.size(); ++i) {
+    stages.push_back(winnow::to_json(answer.stages[i]));
+    if (i < answer.kept.size()) stages.back()["kept_positions"] = answer.kept[i];
+  }
   const Generation& generation = answer.generation;
   return {{"policy", policy.name},
           {"text", answer.text},

@@ -23,6 +23,7 @@ struct AnswerOptions {
   std::function<void(const std::string&)> on_text = {};  // the answer as it is made; may be empty
   std::function<bool()> cancelled = {};                  // may be empty
   ProgressStyle progress = ProgressStyle::kNone;         // of the prefill
+  bool positions = false;                                // note which tokens each stage keeps
 };
 
 struct Answer {
@@ -32,7 +33,8 @@ struct Answer {
   std::int64_t prompt_tokens = 0;
   double tokenise_ms = 0;
   std::vector<StageRecord> stages;
-  std::vector<BlockRecord> blocks;  // by layer; empty without a block selector
+  std::vector<std::vector<std::int32_t>> kept;  // [stages] places in the prompt, if asked for
+  std::vector<BlockRecord> blocks;              // by layer; empty without a block selector
   PassStats prefill, decode;
   std::vector<float> first_logits;    // [vocab] at the answer's first token
   std::vector<std::int64_t> kv_lens;  // [layers] after the prefill

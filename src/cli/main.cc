@@ -75,6 +75,8 @@ int main(int argc, char** argv) {
   winnow::cli::add_eval(app, command);
   winnow::cli::add_calibrate(app, command);
   winnow::cli::add_train(app, command);
+  winnow::cli::add_report(app, command);
+  winnow::cli::add_serve(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/provenance.h"
 #include "core/error.h"
+#include "runtime/answer_text.h"
 #include "sparsity/policy_warnings.h"
 
 namespace winnow::cli {
@@ -17,6 +18,7 @@ namespace {
 void check_usage(const RunOptions& options) {
   if (options.compare && !options.policy)
     throw UsageError("--compare needs a --policy to compare with dense");
+  if (options.positions && !options.as_json) throw UsageError("--positions needs --json");
   if (options.prompt || options.file) return;
   if (::isatty(STDIN_FILENO) == 0)
     throw UsageError("no prompt: give -p TEXT, -f FILE, or -f - to read stdin");
@@ -41,6 +43,7 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
   answering.begins_text = options.chat;
   answering.stop_strings = options.stop_strings;
   answering.progress = options.model.progress_style();
+  answering.positions = options.positions;
   if (!options.as_json) {
     answering.on_text = [](const std::string& part) {
       fmt::print("{}", part);
@@ -55,6 +58,7 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
     nlohmann::json report = provenance(engine, options.model);
     report.update(to_json(answer, policy));
     report["attention_layers"] = layers_json(answer.blocks);
+    if (options.positions) report["pieces"] = token_texts(engine.tokenizer(), prompt.tokens);
     fmt::print("{}\n", dump_json(report, 2));
   } else {
     fmt::print("\n");
@@ -133,6 +137,8 @@ void add_run(CLI::App& app, Command& command) {
   sub->add_option("--stop", options->stop_strings, "Text that ends the answer; may be given several times")
       ->allow_extra_args(false);
   sub->add_flag("--json", options->as_json, "One JSON object instead of the text");
+  sub->add_flag("--positions", options->positions,
+                "With --json: the text of each token, and which tokens each stage kept (for winnow report)");
   sub->add_option("--prune-log", options->prune_log, "Write a JSON line for every stage")->type_name("FILE");
   sub->footer(kFooter);
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

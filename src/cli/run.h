@@ -20,7 +20,7 @@ struct RunOptions {
   std::string prune_log;
   std::vector<std::string> stop_strings;
   std::int64_t max_new_tokens = 128;
-  bool chat = false, compare = false, as_json = false, parse_special = false;
+  bool chat = false, compare = false, as_json = false, positions = false, parse_special = false;
 };
 
 // The prompt as tokens; `text` is a user's message with --chat.

@@ -176,6 +176,11 @@ void Session::prune(Turn& turn, const Stage& stage) {
   record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
   record.scoring_ms = ms_since(start);
   stages_.push_back(record);
+  if (turn.options.on_stage) {
+    std::vector<std::int32_t> places;
+    for (const std::int64_t index : kept) places.push_back(turn.alive[static_cast<std::size_t>(index)]);
+    turn.options.on_stage(record, places);
+  }
   if (static_cast<std::int64_t>(kept.size()) == count) return;
 
   engine_.backend().keep_rows(turn.hidden_view, kept);

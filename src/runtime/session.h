@@ -33,6 +33,9 @@ struct PrefillOptions {
   // Gives a stage's tokens their scores in place of the policy's scorer: (stage's layer, places in the
   // conversation [tokens], scores [tokens] out). For experiments (the scorer oracle). Empty: the policy's.
   std::function<void(std::int64_t, std::span<const std::int32_t>, std::span<float>)> stage_scores;
+  // Told after every stage which tokens go on: its record but for what later stages do, and places in this
+  // turn, ascending. Empty: nobody is told.
+  std::function<void(const StageRecord&, std::span<const std::int32_t>)> on_stage;
 };
 
 class Session {
@@ -62,12 +65,22 @@ class Session {
   const std::vector<BlockRecord>& block_stats() const { return block_stats_; }
   std::vector<std::int64_t> kv_lens() const;  // cache rows by layer
   std::int64_t kv_bytes() const;
+  // Every layer caches every token read: nothing was pruned.
+  bool complete() const;
+  // A session of its own that has read what this one has: both go on independently.
+  std::unique_ptr<Session> copy() const;
+  // The same, but it has read the first `tokens` tokens only, at least one. complete() must hold; its
+  // logits() say nothing before it has read or decoded more.
+  std::unique_ptr<Session> copy_prefix(std::int64_t tokens) const;
+  // Memory it holds: caches with the room they have, and working memory.
+  std::int64_t memory_bytes() const;
   // Rotary positions of a layer's cache rows: with original positions, the places in the conversation of the
   // tokens that reached it.
   std::span<const std::int32_t> cached_positions(std::int64_t layer) const { return kv_[layer].positions; }
 
  private:
   struct Turn;  // one prefill under way (prefill.cc)
+  friend class SessionFile;
 
   bool run_layers(Turn& turn);                               // false: cancelled
   std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive

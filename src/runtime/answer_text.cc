@@ -1,9 +1,9 @@
-#include "cli/answer_text.h"
+#include "runtime/answer_text.h"
 
 #include <algorithm>
 #include <utility>
 
-namespace winnow::cli {
+namespace winnow {
 namespace {
 
 // Length of the longest end of `text` that `stop` begins with.
@@ -27,6 +27,14 @@ std::string AnswerText::push(TokenId token) {
 
 std::string AnswerText::finish() { return stopped_ ? "" : release(stream_.finish(), /*last=*/true); }
 
+std::vector<std::string> token_texts(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
+  std::vector<std::string> texts;
+  Utf8Stream stream;
+  for (const TokenId id : ids) texts.push_back(stream.push(tokenizer.token_bytes(id)));
+  if (!texts.empty()) texts.back() += stream.finish();
+  return texts;
+}
+
 std::string AnswerText::release(const std::string& fresh, bool last) {
   held_ += fresh;
   std::size_t certain = held_.size(), keep = 0;
@@ -45,4 +53,4 @@ std::string AnswerText::release(const std::string& fresh, bool last) {
   return out;
 }
 
-}  // namespace winnow::cli
+}  // namespace winnow

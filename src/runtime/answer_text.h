@@ -8,7 +8,7 @@
 
 #include "tokenizer/tokenizer.h"
 
-namespace winnow::cli {
+namespace winnow {
 
 class AnswerText {
  public:
@@ -33,4 +33,8 @@ class AnswerText {
   bool stopped_ = false;
 };
 
-}  // namespace winnow::cli
+// The text of each token of `ids`, control tokens as they are written: together the whole text. A character
+// that several tokens share belongs to the last of them.
+std::vector<std::string> token_texts(const Tokenizer& tokenizer, const std::vector<TokenId>& ids);
+
+}  // namespace winnow

@@ -1,0 +1,116 @@
+// What policies cost in quality: eval, calibrate's frontier, policy files.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "report/html.h"
+#include "report/sections.h"
+#include "report/svg_chart.h"
+
+namespace winnow {
+namespace {
+
+using nlohmann::json;
+
+std::string interval_text(const json& row) {
+  const std::vector<double> interval = numbers_of(row, "ci95");
+  const std::string value = short_number(number_of(row, "value"));
+  return interval.size() != 2
+             ? value
+             : fmt::format("{} [{}, {}]", value, short_number(interval[0]), short_number(interval[1]));
+}
+
+std::string eval_scatter(const json& results) {
+  std::vector<ChartSeries> series;
+  for (const json& row : results) {
+    if (text_of(row, "task") != "kl") continue;
+    const std::string length = short_number(number_of(row, "length")) + " tokens";
+    const auto known = std::find_if(series.begin(), series.end(),
+                                    [&](const ChartSeries& one) { return one.name == length; });
+    ChartSeries& one = known == series.end() ? series.emplace_back(ChartSeries{length, {}}) : *known;
+    one.points.push_back({number_of(row, "ttft_ms"), number_of(row, "value"), text_of(row, "policy")});
+  }
+  return line_chart(series, {.title = "Speed against quality",
+                             .x_label = "time to the first token, ms",
+                             .y_label = "KL, nats",
+                             .lines = false});
+}
+
+std::string frontier_chart(const json& frontier, const char* key, const std::string& label, bool log_y) {
+  ChartSeries held_out{"held out", {}}, search{"search set", {}};
+  for (const json& row : frontier) {
+    const bool held = row.is_object() && row.value("held_out", json(false)) == true;
+    (held ? held_out : search)
+        .points.push_back(
+            {number_of(row, "speedup"), number_of(row, key), held ? text_of(row, "policy") : ""});
+  }
+  return line_chart({held_out, search}, {.title = "Speed against " + label,
+                                         .x_label = "speed-up",
+                                         .y_label = label,
+                                         .log_y = log_y,
+                                         .lines = false});
+}
+
+}  // namespace
+
+std::string eval_section(const ResultFile& file) {
+  const json& results = list_of(file.content, "results");
+  HtmlTable table(
+      {"policy", "task", "length", "metric", "value [95%]", "n", "TTFT ms", "speed-up", "avgtok", "density"});
+  for (const json& row : results) {
+    table.add_row({text_of(row, "policy"), text_of(row, "task"), short_number(number_of(row, "length")),
+                   text_of(row, "metric"), interval_text(row), short_number(number_of(row, "n")),
+                   short_number(number_of(row, "ttft_ms")), times_text(number_of(row, "speedup")),
+                   short_number(number_of(row, "avgtok")), short_number(number_of(row, "density"))});
+  }
+  return section("Quality: " + file.name, paragraph(origin_text(file.content)) + "<div class=\"charts\">" +
+                                              eval_scatter(results) + "</div>\n" +
+                                              table.to_string(/*copyable=*/true));
+}
+
+std::string frontier_section(const ResultFile& file) {
+  const json& frontier = list_of(file.content, "frontier");
+  HtmlTable table({"policy", "set", "KL", "ΔCE", "niah", "second question", "speed-up", "avgtok", "density"});
+  for (const json& row : frontier) {
+    const bool held = row.is_object() && row.value("held_out", json(false)) == true;
+    table.add_row({text_of(row, "policy"), held ? "held out" : "search", short_number(number_of(row, "kl")),
+                   short_number(number_of(row, "dce")), percent_text(number_of(row, "niah")),
+                   percent_text(number_of(row, "second_question_niah")),
+                   times_text(number_of(row, "speedup")), short_number(number_of(row, "avgtok")),
+                   short_number(number_of(row, "density"))});
+  }
+  ChartSeries recall{"recall", {}};
+  double layer = 0;
+  for (const double value : numbers_of(file.content, "recall")) recall.points.push_back({layer++, value, ""});
+  const std::string charts = frontier_chart(frontier, "kl", "KL, nats", true) +
+                             frontier_chart(frontier, "niah", "needles found", false) +
+                             line_chart({recall}, {.title = "Needles among the best 20% of the tokens",
+                                                   .x_label = "layer",
+                                                   .y_label = "recall",
+                                                   .bands = true});
+  return section("Calibration: " + file.name, paragraph(origin_text(file.content)) +
+                                                  "<div class=\"charts\">" + charts + "</div>\n" +
+                                                  table.to_string(/*copyable=*/true));
+}
+
+std::string policy_section(const ResultFile& file) {
+  HtmlTable stages({"stage before layer", "keeps"});
+  for (const json& stage : list_of(object_of(file.content, "tokens"), "stages")) {
+    const double keep = number_of(stage, "keep");
+    stages.add_row(
+        {short_number(number_of(stage, "layer")),
+         std::isfinite(keep) ? percent_text(keep) : "top_p " + short_number(number_of(stage, "top_p"))});
+  }
+  HtmlTable measured({"measured", "value"});
+  for (const auto& [key, value] : object_of(file.content, "measured").items())
+    if (value.is_number()) measured.add_row({key, short_number(value.get<double>())});
+  const std::string selector = text_of(object_of(file.content, "attention"), "selector");
+  return section("Policy: " + file.name,
+                 paragraph("Scorer " + text_of(object_of(file.content, "tokens"), "scorer") +
+                           (selector.empty() ? "" : ", attention " + selector) + ".") +
+                     "<div class=\"charts\">" + (stages.empty() ? "" : stages.to_string()) +
+                     (measured.empty() ? "" : measured.to_string()) + "</div>\n");
+}
+
+}  // namespace winnow

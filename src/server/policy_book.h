@@ -1,0 +1,43 @@
+// The policies a request may name. Files are read when the server starts and go by the name they have in
+// their folder; a request can never make the server open a file.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "sparsity/policy.h"
+
+namespace winnow {
+
+class PolicyBook {
+ public:
+  // `standard`: as on the command line; what requests that name nothing get, known as "default" as well.
+  PolicyBook(const ModelFacts& model, const std::string& standard);
+
+  // Every policy file of `folder` that fits the model, by its name without ".json". Files for other models
+  // are passed over. Error(kIo, kBadFormat) for a folder or a file that cannot be read.
+  void add_folder(const std::string& folder);
+  void add(const std::string& name, const Policy& policy) { named_[name] = policy; }
+
+  const Policy& standard() const { return standard_; }
+
+  // "default", a known file's name, or a preset with an optional scorer and selector
+  // ("keep08:recency+pooled"). ApiError(400) naming winnow.policy and what there is.
+  Policy find(const std::string& text) const;
+
+  // The policy with the largest measured speed-up among those with a measured KL of at most `max_kl`.
+  // ApiError(400) naming winnow.max_kl and what was measured.
+  const Policy& fastest_within(double max_kl) const;
+
+  // [{"name", "kl", "speedup", ...}] of the named policies.
+  nlohmann::json list() const;
+
+ private:
+  ModelFacts model_;
+  Policy standard_;
+  std::map<std::string, Policy> named_;  // files
+};
+
+}  // namespace winnow

@@ -1,0 +1,366 @@
+#include "server/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <new>
+#include <utility>
+
+#include "core/elapsed.h"
+#include "core/error.h"
+#include "runtime/batch_decode.h"
+#include "runtime/session_file.h"
+
+namespace winnow {
+namespace {
+
+// Answers under way get a token at least this often while a prompt is being read, as far as layers end in
+// time.
+constexpr double kDecodeDuringPrefillMs = 50;
+// Room made for an answer at first; caches grow when it is used up.
+constexpr std::int64_t kReserveTokens = 256;
+
+ApiError as_api_error(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(std::move(thrown));
+  } catch (const ApiError& error) {
+    return error;
+  } catch (const Error& error) {
+    return to_api_error(error);
+  } catch (const std::bad_alloc&) {
+    return {503, "", "out_of_memory", "out of memory"};
+  } catch (const std::exception& error) {
+    return {500, "", "", fmt::format("unexpected: {}", error.what())};
+  }
+}
+
+ApiError shutting_down() { return {503, "", "shutting_down", "the server is shutting down"}; }
+
+ApiError out_of_time(const Job& job) {
+  const auto limit = std::chrono::duration_cast<std::chrono::seconds>(job.deadline - job.created);
+  return {504, "", "timeout", fmt::format("no answer within the limit of {} s", limit.count())};
+}
+
+bool out_of_time_now(const Job& job) { return Clock::now() >= job.deadline; }
+
+}  // namespace
+
+struct Scheduler::Running {
+  std::shared_ptr<Job> job;
+  std::int64_t left = 0;  // choices not finished
+  AnswerEnd end;
+  Clock::time_point first_token{};
+};
+
+Scheduler::Scheduler(const Engine& engine, const SchedulerOptions& options, Metrics& metrics)
+    : engine_(engine), options_(options), metrics_(metrics), prefixes_(options.prefix_cache_bytes) {
+  thread_ = std::thread([this] { loop(); });
+}
+
+Scheduler::~Scheduler() { stop(); }
+
+std::shared_ptr<Job> Scheduler::submit(JobSpec spec) {
+  if (spec.choices > options_.max_sequences) {
+    bad_field("n", "is {}, this server decodes at most {} answers at once", spec.choices,
+              options_.max_sequences);
+  }
+  auto job = std::make_shared<Job>(std::move(spec), Clock::now() + options_.request_timeout);
+  {
+    const std::scoped_lock lock(mutex_);
+    if (draining_ || stopping_) throw shutting_down();
+    if (static_cast<std::int64_t>(queue_.size()) >= options_.max_queue) {
+      ++metrics_.rejected;
+      ApiError full(429, "", "queue_full",
+                    fmt::format("{} requests are waiting already: try again later", queue_.size()));
+      full.retry_after_s = 1;
+      throw full;
+    }
+    queue_.push_back(job);
+    ++unfinished_;
+    metrics_.queued = static_cast<std::int64_t>(queue_.size());
+  }
+  wake_.notify_one();
+  return job;
+}
+
+void Scheduler::drain() {
+  const std::scoped_lock lock(mutex_);
+  draining_ = true;
+}
+
+bool Scheduler::idle() const {
+  const std::scoped_lock lock(mutex_);
+  return unfinished_ == 0;
+}
+
+void Scheduler::stop() {
+  {
+    const std::scoped_lock lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Scheduler::loop() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stopping_ || !queue_.empty() || !active_.empty(); });
+      if (stopping_) break;
+    }
+    drop_gone_jobs();
+    if (const std::shared_ptr<Job> job = next_job()) start(job);
+    decode_step();
+    update_gauges();
+  }
+  fail_all(shutting_down());
+}
+
+// The first that waits, if there is room for all of its answers.
+std::shared_ptr<Job> Scheduler::next_job() {
+  const std::scoped_lock lock(mutex_);
+  if (queue_.empty()) return nullptr;
+  const auto room = options_.max_sequences - static_cast<std::int64_t>(active_.size());
+  if (queue_.front()->spec.choices > room) return nullptr;
+  std::shared_ptr<Job> job = std::move(queue_.front());
+  queue_.pop_front();
+  return job;
+}
+
+void Scheduler::drop_gone_jobs() {
+  std::vector<std::shared_ptr<Job>> gone;
+  {
+    const std::scoped_lock lock(mutex_);
+    const auto stays = [](const std::shared_ptr<Job>& job) {
+      return !job->cancelled() && !out_of_time_now(*job);
+    };
+    const auto end = std::stable_partition(queue_.begin(), queue_.end(), stays);
+    gone.assign(end, queue_.end());
+    queue_.erase(end, queue_.end());
+  }
+  for (const auto& job : gone) fail_job(*job, out_of_time(*job));
+}
+
+// Every job ends here or in end_sequence().
+void Scheduler::fail_job(Job& job, const ApiError& error) {
+  if (job.cancelled()) {
+    ++metrics_.cancelled;
+  } else if (error.status() == 504) {
+    ++metrics_.timed_out;
+  }
+  job.push(error);
+  const std::scoped_lock lock(mutex_);
+  --unfinished_;
+}
+
+void Scheduler::fail_all(const ApiError& error) {
+  std::deque<std::shared_ptr<Job>> waiting;
+  {
+    const std::scoped_lock lock(mutex_);
+    waiting.swap(queue_);
+  }
+  for (const auto& job : waiting) fail_job(*job, error);
+  for (Slot& slot : active_) {
+    if (std::exchange(slot.running->left, 0) > 0) fail_job(*slot.running->job, error);
+  }
+  active_.clear();
+}
+
+void Scheduler::start(const std::shared_ptr<Job>& job) {
+  PromptReport report;
+  report.queue_ms = ms_since(job->created);
+  std::unique_ptr<Session> session;
+  std::vector<Slot> slots;
+  try {
+    session = read_prompt(*job, report);
+    if (session == nullptr) {
+      const bool in_time = !out_of_time_now(*job);
+      fail_job(*job, in_time ? shutting_down() : out_of_time(*job));
+      return;
+    }
+    const auto running = std::make_shared<Running>();
+    running->job = job;
+    running->left = job->spec.choices;
+    for (std::int64_t i = 1; i < job->spec.choices; ++i)
+      slots.push_back({running, std::make_unique<Sequence>(job, i, session->copy(), engine_.tokenizer())});
+    slots.insert(slots.begin(),
+                 Slot{running, std::make_unique<Sequence>(job, 0, std::move(session), engine_.tokenizer())});
+    running->first_token = Clock::now();
+  } catch (...) {
+    fail_job(*job, as_api_error(std::current_exception()));
+    return;
+  }
+  metrics_.prompt_tokens += report.prompt_tokens;
+  metrics_.kept_tokens += report.kept_tokens;
+  metrics_.cached_tokens += report.cached_tokens;
+  metrics_.queue_time.add_ms(report.queue_ms);
+  metrics_.prefill_time.add_ms(report.prefill_ms);
+  metrics_.first_token_time.add_ms(ms_since(job->created));
+  job->push(std::move(report));
+  const std::size_t first = active_.size();
+  for (Slot& slot : slots) active_.push_back(std::move(slot));
+  for (std::size_t i = active_.size(); i-- > first;) advance(i);
+}
+
+// Null: cancelled or out of time.
+std::unique_ptr<Session> Scheduler::read_prompt(Job& job, PromptReport& report) {
+  const auto begin = Clock::now();
+  const JobSpec& spec = job.spec;
+  report.prompt_tokens = static_cast<std::int64_t>(spec.prompt.size());
+  std::unique_ptr<Session> session;
+  if (!spec.session_file.empty() && std::filesystem::exists(spec.session_file)) {
+    try {
+      session = SessionFile::load(spec.session_file, engine_, spec.policy, spec.prompt);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadArgument) throw;
+      throw ApiError(409, "winnow.session", "session_mismatch", error.what());
+    }
+    report.session = "loaded";
+    report.kept_tokens = session->kv_lens().back();
+    report.cached_tokens = report.prompt_tokens;
+  } else {
+    session = read_anew(job, report);
+    if (session == nullptr) return nullptr;
+    if (!spec.session_file.empty()) {
+      SessionFile::save(spec.session_file, engine_, *session, spec.policy, spec.prompt);
+      report.session = "saved";
+    }
+  }
+  report.prefill_ms = ms_since(begin);
+  report.kv_lens = session->kv_lens();
+  report.kv_bytes = session->kv_bytes();
+  report.kv_bytes_dense = engine_.estimate(report.prompt_tokens, 0, Policy{}).kv;
+  return session;
+}
+
+// On top of a cached prefix where the policy is dense; else from the first token.
+std::unique_ptr<Session> Scheduler::read_anew(Job& job, PromptReport& report) {
+  const JobSpec& spec = job.spec;
+  std::unique_ptr<Session> session;
+  if (spec.policy.dense() && spec.prefix_cache) session = prefixes_.take(spec.prompt);
+  if (session == nullptr) session = std::make_unique<Session>(engine_);
+  report.cached_tokens = session->tokens();
+  const auto rest = std::span(spec.prompt).subspan(static_cast<std::size_t>(session->tokens()));
+  if (!prefill(job, *session, rest, report)) return nullptr;
+  report.pass = session->prefill_stats();
+  report.stages = session->stages();
+  report.kept_tokens = report.stages.empty() ? report.prompt_tokens : report.stages.back().tokens_kept;
+  return session;
+}
+
+bool Scheduler::prefill(Job& job, Session& session, std::span<const TokenId> tokens, PromptReport& report) {
+  PrefillOptions options;
+  const std::int64_t room = session.room() - static_cast<std::int64_t>(tokens.size());
+  options.reserve_tokens = std::clamp<std::int64_t>(std::min(job.spec.max_tokens, kReserveTokens), 0,
+                                                    std::max<std::int64_t>(room, 0));
+  options.cancelled = [&] {
+    if (!active_.empty() && ms_since(last_step_) >= kDecodeDuringPrefillMs) decode_step();
+    const std::scoped_lock lock(mutex_);
+    return stopping_ || job.cancelled() || out_of_time_now(job);
+  };
+  if (job.spec.positions) {
+    options.on_stage = [&](const StageRecord&, std::span<const std::int32_t> places) {
+      report.kept.emplace_back(places.begin(), places.end());
+    };
+  }
+  return session.prefill(tokens, job.spec.policy, options);
+}
+
+// A token for every answer under way.
+void Scheduler::decode_step() {
+  const auto begin = last_step_ = Clock::now();
+  for (std::size_t i = active_.size(); i-- > 0;) {
+    Slot& slot = active_[i];
+    Job& job = slot.sequence->job();
+    if (slot.running->left == 0) {  // its job failed
+      active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else if (job.cancelled()) {
+      end_sequence(i, /*keep_session=*/false);
+    } else if (out_of_time_now(job)) {
+      slot.running->end.timed_out = true;
+      slot.sequence->finish(FinishReason::kLength);
+      end_sequence(i, /*keep_session=*/false);
+    }
+  }
+  if (active_.empty()) return;
+  try {
+    std::vector<Session*> sessions;
+    std::vector<TokenId> tokens;
+    for (const Slot& slot : active_) {
+      sessions.push_back(&slot.sequence->session());
+      tokens.push_back(slot.sequence->last_token());
+    }
+    decode_batch(sessions, tokens);
+  } catch (...) {
+    const ApiError error = as_api_error(std::current_exception());
+    for (Slot& slot : active_) {
+      if (std::exchange(slot.running->left, 0) > 0) fail_job(*slot.running->job, error);
+    }
+    active_.clear();
+    return;
+  }
+  for (std::size_t i = active_.size(); i-- > 0;) {
+    ++active_[i].running->end.decode_steps;
+    advance(i);
+  }
+  metrics_.decode_step_time.add_ms(ms_since(begin));
+}
+
+void Scheduler::advance(std::size_t index) {
+  Slot& slot = active_[index];
+  if (slot.running->left == 0) return;  // another of its answers failed
+  try {
+    if (slot.sequence->advance()) return;
+  } catch (...) {
+    slot.running->left = 0;
+    fail_job(*slot.running->job, as_api_error(std::current_exception()));
+    active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(index));
+    return;
+  }
+  end_sequence(index, /*keep_session=*/true);
+}
+
+void Scheduler::end_sequence(std::size_t index, bool keep_session) {
+  const Slot slot = std::move(active_[index]);
+  active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(index));
+  Running& running = *slot.running;
+  metrics_.generated_tokens += slot.sequence->completion_tokens();
+  running.end.completion_tokens += slot.sequence->completion_tokens();
+  if (keep_session) keep_prefix(*slot.sequence);
+  if (--running.left > 0) return;
+  Job& job = *running.job;
+  if (job.cancelled()) {
+    ++metrics_.cancelled;
+  } else if (running.end.timed_out) {
+    ++metrics_.timed_out;
+  }
+  running.end.decode_ms = ms_since(running.first_token);
+  metrics_.request_time.add_ms(ms_since(job.created));
+  job.push(running.end);
+  const std::scoped_lock lock(mutex_);
+  --unfinished_;
+}
+
+void Scheduler::keep_prefix(Sequence& sequence) {
+  const JobSpec& spec = sequence.job().spec;
+  if (!spec.policy.dense() || !spec.prefix_cache || !sequence.session().complete()) return;
+  std::vector<TokenId> tokens = spec.prompt;
+  tokens.insert(tokens.end(), sequence.tokens().begin(), sequence.tokens().end());
+  tokens.resize(static_cast<std::size_t>(sequence.session().tokens()));
+  prefixes_.put(sequence.release_session(), std::move(tokens));
+}
+
+void Scheduler::update_gauges() {
+  std::int64_t bytes = 0;
+  for (const Slot& slot : active_) bytes += slot.sequence->session().kv_bytes();
+  metrics_.kv_bytes = bytes;
+  metrics_.running = static_cast<std::int64_t>(active_.size());
+  metrics_.prefix_bytes = prefixes_.bytes();
+  metrics_.prefix_entries = prefixes_.entries();
+  const std::scoped_lock lock(mutex_);
+  metrics_.queued = static_cast<std::int64_t>(queue_.size());
+}
+
+}  // namespace winnow

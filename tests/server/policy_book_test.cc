@@ -1,0 +1,75 @@
+#include "server/policy_book.h"
+
+#include <gtest/gtest.h>
+
+#include "server/api_error.h"
+#include "support/scratch.h"
+
+namespace winnow {
+namespace {
+
+const ModelFacts kModel{"model", "0123456789abcdef", 12, 4};
+
+std::string measured(double kl, double speedup) {
+  return R"({"version": 1, "tokens": {"stages": [{"layer": 4, "keep": 0.5}]}, "measured": {"kl": )" +
+         std::to_string(kl) + R"(, "speedup": )" + std::to_string(speedup) + "}}";
+}
+
+class PolicyBookTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    scratch_.write("careful.json", measured(0.01, 1.2));
+    scratch_.write("fast.json", measured(0.2, 2.5));
+    scratch_.write("middle.json", measured(0.05, 1.8));
+    scratch_.write("slow.json", measured(0.04, 1.1));
+    scratch_.write("unmeasured.json", R"({"version": 1})");
+    scratch_.write("other.json", R"({"version": 1, "model": {"layers": 99}})");
+    scratch_.write("notes.txt", "no policy");
+    book_.add_folder(scratch_.file(""));
+  }
+  Scratch scratch_;
+  PolicyBook book_{kModel, "keep08"};
+};
+
+TEST_F(PolicyBookTest, FindsWhatItKnows) {
+  EXPECT_EQ(book_.standard().name, "keep08");
+  EXPECT_EQ(book_.find("default").name, "keep08");
+  EXPECT_TRUE(book_.find("dense").dense());
+  EXPECT_EQ(book_.find("fast").name, "fast");
+  EXPECT_EQ(book_.find("keep07:recency").tokens.scorer, ScorerKind::kRecency);
+  EXPECT_FALSE(book_.find("keep07+pooled=0.9").attention.dense());
+  EXPECT_FALSE(book_.find("local").attention.dense());
+}
+
+TEST_F(PolicyBookTest, OpensNoFiles) {
+  const std::string file = scratch_.file("fast.json");
+  for (const std::string& text :
+       {file, std::string("other"), std::string("keep08:learned=") + file, "dense+" + file,
+        std::string("keep08:oracle"), std::string(""), std::string("../fast"),
+        std::string("pooled=/etc/passwd"), std::string("pooled=1e999")}) {
+    try {
+      book_.find(text);
+      ADD_FAILURE() << text;
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status(), 400);
+      EXPECT_EQ(error.param(), "winnow.policy");
+    }
+  }
+}
+
+TEST_F(PolicyBookTest, FastestWithinBudget) {
+  EXPECT_EQ(book_.fastest_within(1).name, "fast");
+  EXPECT_EQ(book_.fastest_within(0.05).name, "middle");
+  EXPECT_EQ(book_.fastest_within(0.045).name, "careful");
+  try {
+    book_.fastest_within(0.001);
+    ADD_FAILURE();
+  } catch (const ApiError& error) {
+    EXPECT_EQ(error.param(), "winnow.max_kl");
+    EXPECT_NE(std::string(error.what()).find("careful (KL 0.01, 1.20x)"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(PolicyBook(kModel, "dense").fastest_within(9), ApiError);
+}
+
+}  // namespace
+}  // namespace winnow
