@@ -23,8 +23,16 @@ namespace winnow::cpu {
 // A row without a value this large counts as zeros, so that the scale's inverse is finite.
 constexpr float kLeastInt8Row = 1e-30f;
 
+// The size of the transform: the largest power of two up to 64 that divides `columns`.
+constexpr std::int64_t int8_rotation(std::int64_t columns) {
+  std::int64_t size = 1;
+  while (size < 64 && columns % (2 * size) == 0) size *= 2;
+  return size;
+}
+
 // Row i of x, F32 or BF16, goes to q + i * x.cols, its scale to scales[i]. A row of zeros has scale 0; one
 // that is not finite becomes zeros with scale NaN, so that its whole row of y is NaN.
+// `work` holds x.cols floats.
 void quantize_rows(const MatrixView& x, std::int8_t* q, float* scales, float* work);
 
 struct ScaleSumsParams {
