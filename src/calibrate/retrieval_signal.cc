@@ -30,7 +30,8 @@ class SignalObserver {
                                      .scale = view.scale,
                                      .queries = QueryReduction::kMax,
                                      .per_head = true,
-                                     .scores = scores});
+                                     .scores = scores,
+                                     .sliding_window = view.window});
     for (std::int64_t head = 0; head < heads; ++head) {
       const std::span<float> own =
           std::span(scores).subspan(static_cast<std::size_t>(head * rows), static_cast<std::size_t>(rows));
