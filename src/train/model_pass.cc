@@ -50,6 +50,12 @@ ModelPass::ModelPass(const Engine& engine, bool gradients, std::int64_t keep_byt
   if (!backend_.shares_host_memory()) {
     fail(ErrorCode::kUnsupported, "training runs on the CPU: --device cpu");
   }
+  if (backend_.precision() == Precision::kInt8) {
+    fail(ErrorCode::kUnsupported,
+         "training needs products that can be differentiated: --precision bf16 or f32, not int8");
+  }
+  if (arch_.rope_scaling.kind == RopeScalingKind::kDynamic)
+    dynamic_rope_ = std::make_unique<DynamicRope>(arch_, backend_);
   if (gradients_) transposed_ = transpose(backend_, engine.weights());
 }
 
@@ -157,7 +163,7 @@ void ModelPass::norm_backward(const NormWeights& weights, const MatrixView& x, c
 
 RopeParams ModelPass::rope_params(std::int64_t layer) const {
   const LayerWeights& weights = engine_.weights().layers[layer];
-  const RopeTables& tables = engine_.weights().rope;
+  const RopeTables& tables = dynamic_rope_ ? dynamic_rope_->tables() : engine_.weights().rope;
   const bool own_rope = weights.is_sliding && tables.sliding.rotary_dim > 0;
   const MatrixView heads = heads_of(layer);
   const bool normed = weights.q_norm.bytes() > 0;
@@ -227,6 +233,7 @@ void ModelPass::forward(std::span<const TokenId> tokens, const ForwardOptions& o
   allocate(count, options.keep_activations);
   tokens_.assign(tokens.begin(), tokens.end());
   keeps_.clear();
+  if (dynamic_rope_) dynamic_rope_->prepare(0, count);
   embed(engine_.weights(), engine_.source(), arch_, backend_, tokens, 0, view(hidden_[0], arch_.model_dim));
   const std::int64_t layers = options.layers < 0 ? arch_.layers : options.layers;
   for (next_layer_ = 0; next_layer_ < layers; ++next_layer_) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backends/train_ops.h"
+#include "runtime/dynamic_rope.h"
 #include "runtime/engine.h"
 #include "train/transposed_weights.h"
 
@@ -41,7 +42,7 @@ class ModelPass {
   static constexpr std::int64_t kKeepBytes = std::int64_t{1} << 30;
 
   // Transposes the weights unless `gradients` is false: backward() and loss gradients are programming errors
-  // then. Error(kUnsupported) for a device whose memory the host cannot read.
+  // then. Error(kUnsupported) for a device whose memory the host cannot read, and for int8 products.
   explicit ModelPass(const Engine& engine, bool gradients = true, std::int64_t keep_bytes = kKeepBytes);
   ~ModelPass();
 
@@ -114,6 +115,7 @@ class ModelPass {
   bool gradients_;
   std::int64_t keep_bytes_;
   TransposedWeights transposed_;
+  std::unique_ptr<DynamicRope> dynamic_rope_;  // null: the engine's tables
   std::int64_t rows_ = 0, capacity_ = 0;
   bool keeps_all_ = false, kept_ = false;
   std::int64_t next_layer_ = 0;
