@@ -85,7 +85,8 @@ TEST_P(GradientGolden, AgreesWhenLayersAreComputedAgain) { check(Precision::kF32
 
 INSTANTIATE_TEST_SUITE_P(Families, GradientGolden,
                          testing::Values("tiny-llama", "tiny-qwen2", "tiny-gpt2", "tiny-llama3",
-                                         "tiny-mistral", "tiny-qwen3", "tiny-stablelm", "tiny-gemma3"),
+                                         "tiny-mistral", "tiny-qwen3", "tiny-stablelm", "tiny-gemma3",
+                                         "tiny-dynamic"),
                          [](const auto& family) {
                            std::string name = family.param;
                            for (char& c : name) c = c == '-' ? '_' : c;
