@@ -2,8 +2,9 @@
 
     python engine.py '{"kind": "openvino", "mode": "dense", "models": ".../models", "threads": 2}'
 
-Loads once, then answers one JSON line per line of stdin: {"ids": [...]} -> {"seconds", "token"}, {"peak": true} ->
-{"peak_bytes"}. `seconds`: token ids in memory to the first new token, nothing reused from earlier prompts.
+Loads once, then answers one JSON line per line of stdin: {"ids": [...]} -> {"seconds", "token"}, {"ids": [...],
+"new_tokens": N} -> the same and {"decode_seconds"}, {"peak": true} -> {"peak_bytes"}. `seconds`: token ids in memory to
+the first new token, nothing reused from earlier prompts. `decode_seconds`: the N - 1 greedy tokens after that one.
 """
 
 import json
@@ -11,6 +12,16 @@ import os
 import re
 import sys
 import time
+
+
+def generate_with(engine, inputs, new_tokens, step):
+    """First token, seconds to it, and seconds of the greedy tokens after it."""
+    start = time.perf_counter()
+    first = token = engine.prefill(inputs)
+    middle = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        token = step(token)
+    return first, middle - start, time.perf_counter() - middle
 
 
 class OpenVino:
@@ -45,7 +56,16 @@ class OpenVino:
         return self.genai.TokenizedInputs(tensor(array), tensor(self.numpy.ones_like(array)))
 
     def prefill(self, inputs):
+        self.config.max_new_tokens = 1
         return self.pipeline.generate(inputs, self.config).tokens[0][0]
+
+    def generate(self, inputs, new_tokens):
+        self.config.max_new_tokens = new_tokens
+        start = time.perf_counter()
+        result = self.pipeline.generate(inputs, self.config)
+        seconds = time.perf_counter() - start
+        decode = result.perf_metrics.get_tpot().mean / 1000 * (new_tokens - 1)  # its own clock
+        return result.tokens[0][0], seconds - decode, decode
 
 
 class LlamaCpp:
@@ -67,6 +87,9 @@ class LlamaCpp:
         self.llama.eval(ids)
         return int(numpy.ctypeslib.as_array(self.logits(), (self.llama.n_vocab(),)).argmax())
 
+    def generate(self, ids, new_tokens):
+        return generate_with(self, ids, new_tokens, lambda token: self.prefill([token]))
+
 
 class Transformers:
     def __init__(self, spec):
@@ -83,7 +106,16 @@ class Transformers:
         return self.torch.tensor([ids])
 
     def prefill(self, inputs):
-        return int(self.model(inputs, use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+        self.cache = None
+        return self.forward(inputs)
+
+    def forward(self, inputs):
+        output = self.model(inputs, use_cache=True, past_key_values=self.cache, logits_to_keep=1)
+        self.cache = output.past_key_values
+        return int(output.logits[0, -1].argmax())
+
+    def generate(self, inputs, new_tokens):
+        return generate_with(self, inputs, new_tokens, lambda token: self.forward(self.torch.tensor([[token]])))
 
 
 class GemmPeak:
@@ -127,6 +159,10 @@ def main():
         request = json.loads(line)
         if "ids" in request:
             inputs = engine.prepare(request["ids"])
+            if request.get("new_tokens", 1) > 1:
+                token, seconds, decode_seconds = engine.generate(inputs, request["new_tokens"])
+                answer(seconds=seconds, token=int(token), decode_seconds=decode_seconds)
+                continue
             start = time.perf_counter()
             token = engine.prefill(inputs)
             answer(seconds=time.perf_counter() - start, token=int(token))

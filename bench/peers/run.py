@@ -9,7 +9,8 @@ tokenisation is counted and no prefix is reused. Each peer lives in a process of
 one prefill at a time runs on the machine: round after round, each engine one (winnow: one short `winnow profile` call,
 which loads and warms up by itself), in an order that rotates. Before a length is measured every peer runs it once.
 For llama.cpp the best of several weight types, flash attention on and off, is chosen first, apart for short and long
-prompts. Writes JSON (all samples) and prints Markdown (medians, min - max, ratios). 8,192 tokens is the demo model's
+prompts. With --new-tokens N every engine also decodes N - 1 tokens after the first, and a second table has tokens per
+second (llama.cpp's best configuration is then the one that decodes fastest at that length). Writes JSON (all samples) and prints Markdown (medians, min - max, ratios). 8,192 tokens is the demo model's
 whole context: the one new token is chosen there, not fed back. Needs only the standard library.
 """
 
@@ -82,7 +83,8 @@ class Winnow:
     """One `winnow profile prefill` call per round measures all policies at one length."""
 
     def __init__(self, args, text):
-        self.command = [args.winnow, "profile", "prefill", "-m", args.model, "--policies", args.policies,
+        what = ["end2end", "--new-tokens", str(args.new_tokens)] if args.new_tokens > 1 else ["prefill"]
+        self.command = [args.winnow, "profile", *what, "-m", args.model, "--policies", args.policies,
                         "--threads", str(args.threads), "--repeat", "1", *shlex.split(args.winnow_args)]
         help_text = subprocess.run([args.winnow, "profile", "--help-all"], capture_output=True, text=True).stdout
         flag = next((f for f in ("--text", "--file") if f in help_text), None)
@@ -101,18 +103,21 @@ class Winnow:
 def choose_llama(args, ids):
     """Times every llama.cpp configuration alone; the best for short and for long prompts, and all the timings."""
     timings, best = {}, {}
+    probes = [n for n in LLAMA_PROBES if n <= max(args.lengths)] or [max(args.lengths)]
     for name, spec in LLAMA.items():
         try:
             engine = Engine(args, spec)
             engine.ask(ids=ids[:256])
-            timings[name] = {n: min(engine.ask(ids=ids[:n])["seconds"] for _ in range(2))
-                             for n in LLAMA_PROBES if n <= max(args.lengths)}
+            key = "decode_seconds" if args.new_tokens > 1 else "seconds"
+            timings[name] = {n: min(engine.ask(ids=ids[:n], new_tokens=args.new_tokens)[key] for _ in range(2))
+                             for n in probes}
             engine.close()
         except RuntimeError as error:
             timings[name] = {"error": str(error)}
         log(f"  {name}: {timings[name]}")
     for n in LLAMA_PROBES:
-        best[n] = min((t[n], name) for name, t in timings.items() if n in t)[1] if n <= max(args.lengths) else None
+        probe = n if n in probes else probes[-1]
+        best[n] = min((t[probe], name) for name, t in timings.items() if probe in t)[1]
     return best, timings
 
 
@@ -142,8 +147,10 @@ def measure(args, ids, text):
     winnow = Winnow(args, text) if args.winnow else None
 
     def record(name, length, seconds, **more):
-        cell = result["samples"].setdefault(name, {}).setdefault(length, {"seconds": []})
+        cell = result["samples"].setdefault(name, {}).setdefault(length, {"seconds": [], "decode_seconds": []})
         cell["seconds"].append(seconds)
+        if "decode_seconds" in more:
+            cell["decode_seconds"].append(more.pop("decode_seconds"))
         cell.update(more)
 
     for length in args.lengths:
@@ -151,7 +158,7 @@ def measure(args, ids, text):
         active = names + ([llama_now] if llama_now else [])
         log(f"length {length}:", *active)
         for name in active:
-            engines[name].ask(ids=ids[:length])
+            engines[name].ask(ids=ids[:length], new_tokens=args.new_tokens)
         turns = active + (["winnow"] if winnow else [])
         for round_index in range(args.rounds):
             shift = round_index % len(turns)
@@ -159,13 +166,16 @@ def measure(args, ids, text):
                 if name == "winnow":
                     for row in winnow.measure(length):
                         policy = f"winnow {row['policy']}"
-                        record(policy, length, statistics.median(row["samples"]["prefill_ms"]) / 1000)
+                        decode = ({"decode_seconds": statistics.median(row["samples"]["decode_ms"]) / 1000}
+                                  if args.new_tokens > 1 else {})
+                        record(policy, length, statistics.median(row["samples"]["prefill_ms"]) / 1000, **decode)
                         peak = result["peak_bytes"]
                         peak[policy] = max(peak.get(policy, 0), row.get("peak_memory_bytes", 0))
                 else:
-                    answer = engines[name].ask(ids=ids[:length])
+                    answer = engines[name].ask(ids=ids[:length], new_tokens=args.new_tokens)
                     shown = "llama.cpp" if name in LLAMA else name
                     record(shown, length, answer["seconds"], token=answer["token"],
+                           **{key: answer[key] for key in ("decode_seconds",) if key in answer},
                            **({"configuration": name} if name in LLAMA else {}))
         log("  " + ", ".join(f"{name} {statistics.median(cells[length]['seconds']):.3f}"
                              for name, cells in result["samples"].items() if length in cells))
@@ -197,6 +207,29 @@ def cpu_flags():
             if flag in flags.split()]
 
 
+def decode_table(report, lengths):
+    steps = report["new_tokens"] - 1
+    lines = ["", f"Tokens per second over {steps} decoded tokens after a prompt of that length: median (min - max); x: "
+             f"times the fastest peer's.", "", "| engine | " + " | ".join(f"{n:,}" for n in lengths) + " |",
+             "|---" * (len(lengths) + 1) + "|"]
+    rates = {name: {n: sorted(steps / s for s in cells[n]["decode_seconds"]) for n in lengths if n in cells}
+             for name, cells in report["samples"].items()}
+    fastest = {n: max((statistics.median(cells[n]) for name, cells in rates.items()
+                       if n in cells and not name.startswith("winnow")), default=None) for n in lengths}
+    for name, cells in rates.items():
+        row = []
+        for n in lengths:
+            if not cells.get(n):
+                row.append("")
+                continue
+            text = f"**{statistics.median(cells[n]):.1f}** ({cells[n][0]:.1f} - {cells[n][-1]:.1f})"
+            if name.startswith("winnow") and fastest[n]:
+                text += f" {statistics.median(cells[n]) / fastest[n]:.2f}x"
+            row.append(text)
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return lines
+
+
 def markdown(report, lengths):
     samples, lines = report["samples"], []
     shown = lambda n: f"{n:,}"
@@ -218,6 +251,8 @@ def markdown(report, lengths):
             row.append(text)
         peak = report["peak_bytes"].get(name)
         lines.append(f"| {name} | " + " | ".join(row) + f" | {f'{peak / 2**30:.2f} GiB' if peak else ''} |")
+    if report["new_tokens"] > 1:
+        lines += decode_table(report, lengths)
     peak = lambda kind: max(max(probe[kind]["gflops"]) for probe in report["gemm"])
     machine = report["machine"]
     lines += ["", f"Machine: {machine['cpu']}, {report['threads']} threads, {' '.join(machine['flags'])}; torch "
@@ -243,6 +278,7 @@ def main():
     parser.add_argument("--winnow-args", default="", help="more arguments for `winnow profile`")
     parser.add_argument("--engines", default=",".join([*PEERS, "llama.cpp"]))
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192")
+    parser.add_argument("--new-tokens", type=int, default=1, help="more than 1: decoding is measured too")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, help="JSON file; the Markdown goes beside it and to stdout")
@@ -268,7 +304,7 @@ def main():
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "flags": cpu_flags(), "kernel": platform.release(),
                     "load_average": os.getloadavg()},
-        "threads": args.threads, "rounds": args.rounds, "lengths": args.lengths,
+        "threads": args.threads, "rounds": args.rounds, "lengths": args.lengths, "new_tokens": args.new_tokens,
         "text": [path.name for path in TEXTS], **result,
     }
     table = markdown(report, args.lengths)

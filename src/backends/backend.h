@@ -71,7 +71,10 @@ class Weight {
   virtual ~Weight() = default;
   virtual std::int64_t out_features() const = 0;
   virtual std::int64_t in_features() const = 0;
-  virtual std::int64_t bytes() const = 0;
+  virtual std::int64_t bytes() const = 0;  // all forms together
+  // A form for products with few rows (LinearParams::decode), and the bytes that one reads.
+  virtual bool has_decode_form() const { return false; }
+  virtual std::int64_t decode_bytes() const { return bytes(); }
 };
 
 // Fills `out` with rows [begin, end) of a weight as float32, [end - begin, in_features].
@@ -82,6 +85,14 @@ struct UniformRows {
   std::int64_t rows = 0;
   std::uint64_t stream = 0;
   float scale = 1.0f;
+};
+
+// Rows of a weight as its file stores them: of the model's rows in their order, `read` fills `out` with
+// [begin, end), in the blocks of `dtype`.
+struct StoredRows {
+  DType dtype = DType::kF32;
+  std::int64_t rows = 0;
+  std::function<void(std::int64_t begin, std::int64_t end, std::span<std::byte> out)> read;
 };
 
 // One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after
@@ -127,6 +138,9 @@ struct LinearParams {
   const float* bias = nullptr;  // [out_features] or nullptr
   MatrixView y;                 // [rows, out_features] compute dtype or float32
   bool accumulate = false;
+  // Use the weight's decode form, if it has one: quantised weights as stored, with activations rounded to
+  // int8.
+  bool decode = false;
 };
 
 // Rotates q and k by their positions and appends k and v to the cache (which has room). positions[i] belongs
@@ -263,6 +277,13 @@ class Backend {
 
   virtual std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                        const RowReader& reader) = 0;
+  // The same, with the rows as stored, from which a backend may make a decode form. `stored`: one part below
+  // the other, or empty.
+  virtual std::unique_ptr<Weight> pack_stored(std::int64_t out_features, std::int64_t in_features,
+                                              const RowReader& reader, std::span<const StoredRows> stored) {
+    static_cast<void>(stored);
+    return pack(out_features, in_features, reader);
+  }
   // A weight of uniform noise, part below part; every backend makes the same values.
   virtual std::unique_ptr<Weight> pack_uniform(std::int64_t in_features, std::span<const UniformRows> parts);
   // hidden[i] = scale * row rows[i] of `table` (packed by this backend); hidden is float32. For backends that
@@ -271,10 +292,22 @@ class Backend {
   virtual void gather(const Weight& table, std::span<const std::int32_t> rows, float scale,
                       const MatrixView& hidden);
 
+  // Runs body(), which calls many small operations, with the backend's threads kept awake between them. Of
+  // linear() only products with decode forms may be among them.
+  virtual void together(const std::function<void()>& body) { body(); }
+
   virtual void norm(const NormParams& params) = 0;
   virtual void linear(const LinearParams& params) = 0;
   virtual void rope_append(const RopeAppendParams& params) = 0;
+  // rope_append() of each, into different caches.
+  virtual void rope_append_each(std::span<const RopeAppendParams> each) {
+    for (const RopeAppendParams& params : each) rope_append(params);
+  }
   virtual void attention(const AttentionParams& params) = 0;
+  // attention() of each, over different caches: one step of several conversations.
+  virtual void attention_each(std::span<const AttentionParams> each) {
+    for (const AttentionParams& params : each) attention(params);
+  }
   virtual void attention_probs(const AttentionProbsParams& params) = 0;
   virtual std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params) = 0;
   virtual void window_scores(const WindowScoresParams& params) = 0;

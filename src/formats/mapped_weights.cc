@@ -113,11 +113,37 @@ std::vector<TensorInfo> MappedWeights::tensors() const {
   return result;
 }
 
+const StoredTensor& MappedWeights::stored(const TensorInfo& tensor) const {
+  const auto found = tensors_.find(tensor.name);
+  check(found != tensors_.end(), "a tensor of this source");
+  return found->second;
+}
+
+bool MappedWeights::has_stored_rows(const TensorInfo& tensor) const {
+  const StoredTensor& stored = this->stored(tensor);
+  return stored.order != StoredOrder::kTransposed && stored.addend == 0.0f && stored.info.shape.size() == 2;
+}
+
+void MappedWeights::read_stored_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                                     std::span<std::byte> out) const {
+  check(has_stored_rows(tensor), "read_stored_rows: has_stored_rows()");
+  const StoredTensor& stored = this->stored(tensor);
+  const MatrixShape shape = matrix_shape(stored.info);
+  check(0 <= begin && begin <= end && end <= shape.rows, "read_stored_rows: rows inside the tensor");
+  const std::int64_t row_bytes = dtype_bytes(stored.info.dtype, shape.cols);
+  check(static_cast<std::int64_t>(out.size()) == (end - begin) * row_bytes,
+        "read_stored_rows: out holds the rows");
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t from =
+        stored.order == StoredOrder::kInterleavedHeads ? interleaved_row(row, stored.head_dim) : row;
+    const auto bytes = stored_rows(stored, shape.cols, from, from + 1);
+    std::copy(bytes.begin(), bytes.end(), out.begin() + (row - begin) * row_bytes);
+  }
+}
+
 void MappedWeights::read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
                               std::span<float> out) const {
-  const auto found = tensors_.find(tensor.name);
-  check(found != tensors_.end(), "read_rows: a tensor of this source");
-  const StoredTensor& stored = found->second;
+  const StoredTensor& stored = this->stored(tensor);
   const MatrixShape shape = matrix_shape(stored.info);
   check(0 <= begin && begin <= end && end <= shape.rows, "read_rows: rows inside the tensor");
   check(static_cast<std::int64_t>(out.size()) == (end - begin) * shape.cols, "read_rows: out holds the rows");

@@ -39,6 +39,9 @@ class MappedWeights : public WeightSource {
   std::vector<TensorInfo> tensors() const override;
   void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
                  std::span<float> out) const override;
+  bool has_stored_rows(const TensorInfo& tensor) const override;
+  void read_stored_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                        std::span<std::byte> out) const override;
   std::int64_t weight_bytes() const override;
   std::uint64_t content_hash() const override;
 
@@ -52,6 +55,8 @@ class MappedWeights : public WeightSource {
   void add_unreadable(std::string name, std::string dtype_name);
 
  private:
+  const StoredTensor& stored(const TensorInfo& tensor) const;
+
   std::string path_;
   nlohmann::json config_;
   std::map<std::string, StoredTensor, std::less<>> tensors_;

@@ -5,6 +5,7 @@
 // weights of a norm are what is multiplied by (Gemma's checkpoints at Hugging Face hold them minus 1).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -14,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/check.h"
 #include "core/dtype.h"
 
 namespace winnow {
@@ -54,6 +56,19 @@ class WeightSource {
 
   // What read_rows() would give, where that is noise: a backend can then make it on its own.
   virtual std::optional<Noise> noise(const TensorInfo& /*tensor*/) const { return std::nullopt; }
+
+  // Whether the file stores the tensor's elements row by row, so that read_stored_rows() can be called.
+  virtual bool has_stored_rows(const TensorInfo& tensor) const {
+    static_cast<void>(tensor);
+    return false;
+  }
+  // Rows [begin, end) of a matrix, in the model's order, as stored: `out` holds (end - begin) rows of
+  // tensor.dtype. Safe to call from several threads.
+  virtual void read_stored_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                                std::span<std::byte> out) const {
+    static_cast<void>(tensor), static_cast<void>(begin), static_cast<void>(end), static_cast<void>(out);
+    check(false, "read_stored_rows: has_stored_rows() is false");
+  }
 
   // Bytes of weights on disk.
   virtual std::int64_t weight_bytes() const = 0;

@@ -54,58 +54,78 @@ void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& w
 }
 
 void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
-                  bool accumulate) {
+                  bool accumulate, bool decode) {
   backend.linear({.x = x,
                   .weight = weights.weight.get(),
                   .bias = data_or_null(weights.bias),
                   .y = y,
-                  .accumulate = accumulate});
+                  .accumulate = accumulate,
+                  .decode = decode});
 }
 
 void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions,
                                const MatrixView& q, LayerKv& kv) const {
+  backend.rope_append(append_params(project(hidden), positions, q, kv));
+}
+
+MatrixView DecoderLayer::project(const MatrixView& hidden) const {
   const MatrixView normed = workspace.normed(hidden.rows), qkv = workspace.qkv(hidden.rows);
   apply_norm(arch, backend, weights.attention_norm, hidden, normed);
-  apply_linear(backend, weights.qkv, normed, qkv);
+  apply_linear(backend, weights.qkv, normed, qkv, /*accumulate=*/false, decode);
+  return qkv;
+}
+
+RopeAppendParams DecoderLayer::append_params(const MatrixView& qkv, std::span<const std::int32_t> positions,
+                                             const MatrixView& q, LayerKv& kv) const {
   const bool has_own_rope = weights.is_sliding && rope.sliding.rotary_dim > 0;
-  backend.rope_append({.qkv = qkv,
-                       .positions = positions,
-                       .rope = has_own_rope ? &rope.sliding : &rope.global,
-                       .q = q,
-                       .kv = &kv,
-                       .q_norm = data_or_null(weights.q_norm),
-                       .k_norm = data_or_null(weights.k_norm),
-                       .norm_epsilon = arch.norm_epsilon});
+  return {.qkv = qkv,
+          .positions = positions,
+          .rope = has_own_rope ? &rope.sliding : &rope.global,
+          .q = q,
+          .kv = &kv,
+          .q_norm = data_or_null(weights.q_norm),
+          .k_norm = data_or_null(weights.k_norm),
+          .norm_epsilon = arch.norm_epsilon};
 }
 
 void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
                           std::span<const std::int64_t> query_rows, const LayerKv& kv,
                           const BlockPlan* plan) const {
-  const MatrixView attended = workspace.attended(hidden.rows);
-  backend.attention({.q = q,
-                     .query_rows = query_rows,
-                     .kv = &kv,
-                     .scale = arch.attention_scale,
-                     .out = attended,
-                     .plan = plan,
-                     .window = window()});
-  add_to(hidden, weights.attention_out, weights.attention_post_norm, attended);
+  backend.attention(attention_params(q, 0, query_rows, kv, plan));
+  add_to(hidden, weights.attention_out, weights.attention_post_norm, workspace.attended(hidden.rows));
+}
+
+void DecoderLayer::attend_each(const MatrixView& hidden, std::span<const AttentionParams> each) const {
+  backend.attention_each(each);
+  add_to(hidden, weights.attention_out, weights.attention_post_norm, workspace.attended(hidden.rows));
+}
+
+AttentionParams DecoderLayer::attention_params(const MatrixView& q, std::int64_t first,
+                                               std::span<const std::int64_t> query_rows, const LayerKv& kv,
+                                               const BlockPlan* plan) const {
+  return {.q = q,
+          .query_rows = query_rows,
+          .kv = &kv,
+          .scale = arch.attention_scale,
+          .out = workspace.attended(first + q.rows).slice(first, q.rows),
+          .plan = plan,
+          .window = window()};
 }
 
 void DecoderLayer::feed_forward(const MatrixView& hidden) const {
   const MatrixView normed = workspace.normed(hidden.rows), up = workspace.up(hidden.rows);
   const MatrixView activated = workspace.activated(hidden.rows);
   apply_norm(arch, backend, weights.ffn_norm, hidden, normed);
-  apply_linear(backend, weights.up, normed, up);
+  apply_linear(backend, weights.up, normed, up, /*accumulate=*/false, decode);
   backend.activation({.kind = arch.activation, .x = up, .y = activated});
   add_to(hidden, weights.down, weights.ffn_post_norm, activated);
 }
 
 void DecoderLayer::add_to(const MatrixView& hidden, const LinearWeights& linear, const NormWeights& post_norm,
                           const MatrixView& x) const {
-  if (!arch.has_post_norms()) return apply_linear(backend, linear, x, hidden, /*accumulate=*/true);
+  if (!arch.has_post_norms()) return apply_linear(backend, linear, x, hidden, /*accumulate=*/true, decode);
   const MatrixView branch = workspace.branch(hidden.rows);
-  apply_linear(backend, linear, x, branch);
+  apply_linear(backend, linear, x, branch, /*accumulate=*/false, decode);
   apply_norm(arch, backend, post_norm, branch, hidden, /*accumulate=*/true);
 }
 

@@ -37,7 +37,7 @@ class Workspace {
 void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& weights, const MatrixView& x,
                 const MatrixView& y, bool accumulate = false);
 void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
-                  bool accumulate = false);
+                  bool accumulate = false, bool decode = false);
 
 struct DecoderLayer {
   const Architecture& arch;
@@ -45,6 +45,7 @@ struct DecoderLayer {
   const RopeTables& rope;
   Backend& backend;
   const Workspace& workspace;
+  bool decode = false;  // on the weights' decode forms (LinearParams::decode)
 
   // Positions that a query of this layer sees (AttentionParams::window); 0: all.
   std::int64_t window() const { return weights.is_sliding ? arch.sliding_window : 0; }
@@ -52,9 +53,21 @@ struct DecoderLayer {
   // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`.
   void project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
                    LayerKv& kv) const;
+  // The parts of project_qkv, for rows of several caches: q | k | v of all rows; then
+  // backend.rope_append_each().
+  MatrixView project(const MatrixView& hidden) const;
+  RopeAppendParams append_params(const MatrixView& qkv, std::span<const std::int32_t> positions,
+                                 const MatrixView& q, LayerKv& kv) const;
+
   // hidden += W_o attention(q, kv); query i sits at cache row query_rows[i]. `plan` null: dense.
   void attend(const MatrixView& hidden, const MatrixView& q, std::span<const std::int64_t> query_rows,
               const LayerKv& kv, const BlockPlan* plan) const;
+  // The same for rows of several caches: each[i], made by attention_params(), is of row i.
+  void attend_each(const MatrixView& hidden, std::span<const AttentionParams> each) const;
+  // Attention of `q` into the rows of the workspace from `first` on.
+  AttentionParams attention_params(const MatrixView& q, std::int64_t first,
+                                   std::span<const std::int64_t> query_rows, const LayerKv& kv,
+                                   const BlockPlan* plan) const;
   // hidden += ffn(norm(hidden)).
   void feed_forward(const MatrixView& hidden) const;
 

@@ -37,6 +37,8 @@ class Loader {
     weights.final_norm = norm(arch_.names.final_norm);
     load_rope(weights.rope);
     weights.bytes = bytes_;
+    weights.decode_bytes = decode_bytes_;
+    weights.has_decode_forms = has_decode_forms_;
     source_.drop_pages();
     report(1.0);
     return weights;
@@ -100,6 +102,19 @@ class Loader {
     return weights;
   }
 
+  // Empty unless all tensors are stored row by row.
+  std::vector<StoredRows> stored_rows(const std::vector<const TensorInfo*>& tensors) const {
+    std::vector<StoredRows> stored;
+    for (const TensorInfo* tensor : tensors) {
+      if (!source_.has_stored_rows(*tensor)) return {};
+      stored.push_back({tensor->dtype, tensor->shape[0],
+                        [this, tensor](std::int64_t begin, std::int64_t end, std::span<std::byte> out) {
+                          source_.read_stored_rows(*tensor, begin, end, out);
+                        }});
+    }
+    return stored;
+  }
+
   // One packed matrix whose rows are those of the named tensors, one below the other. A bias exists for all
   // of them or for none.
   LinearWeights linear(const std::vector<std::string>& names, const std::vector<std::int64_t>& rows,
@@ -119,6 +134,8 @@ class Loader {
     LinearWeights weights;
     weights.weight = pack(parts, total, cols);
     bytes_ += weights.weight->bytes();
+    decode_bytes_ += weights.weight->decode_bytes();
+    has_decode_forms_ &= weights.weight->has_decode_form();
     if (biases == 0) return weights;
     std::vector<float> bias(static_cast<std::size_t>(total));
     std::span<float> rest(bias);
@@ -138,7 +155,7 @@ class Loader {
         noise.push_back({part->shape[0], made->stream, made->scale});
     }
     if (noise.size() == parts.size()) return backend_.pack_uniform(cols, noise);
-    return backend_.pack(total, cols, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
+    const RowReader reader = [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
       std::int64_t first = 0;
       for (const TensorInfo* part : parts) {
         const std::int64_t rows = part->shape[0];
@@ -150,7 +167,8 @@ class Loader {
         }
         first += rows;
       }
-    });
+    };
+    return backend_.pack_stored(total, cols, reader, stored_rows(parts));
   }
 
   LayerWeights load_layer(std::int64_t layer) {
@@ -191,7 +209,8 @@ class Loader {
   const Architecture& arch_;
   Backend& backend_;
   const std::function<void(double)>& progress_;
-  std::int64_t bytes_ = 0;
+  std::int64_t bytes_ = 0, decode_bytes_ = 0;
+  bool has_decode_forms_ = true;
 };
 
 // `value` with `bits` significant bits, to nearest even.

@@ -43,7 +43,9 @@ struct ModelWeights {
   std::unique_ptr<Weight>
       embedding;  // [vocab, model_dim] where the backend keeps embeddings; null: lm_head's
   RopeTables rope;
-  std::int64_t bytes = 0;  // of all packed matrices
+  std::int64_t bytes = 0;         // of all packed matrices, in all their forms
+  std::int64_t decode_bytes = 0;  // of what decoding a token reads
+  bool has_decode_forms = true;   // all of them (Weight::has_decode_form)
 };
 
 // Reads and packs everything; the embedding table stays in the file unless the backend keeps embeddings.

@@ -1,12 +1,12 @@
-// Session: construction, decode and what both passes share. The prefill is in prefill.cc.
+// Session: construction and what both passes share. The prefill is in prefill.cc, decoding in
+// batch_decode.cc.
 #include "runtime/session.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "core/check.h"
-#include "core/elapsed.h"
+#include "runtime/batch_decode.h"
 #include "runtime/prefill_plan.h"
 #include "sparsity/selector.h"
 
@@ -23,20 +23,21 @@ Session::Session(const Engine& engine)
     kv_.back().kv_heads = arch.kv_heads;
     kv_.back().head_dim = arch.head_dim;
   }
-  Backend& backend = engine.backend();
   if (arch.rope_scaling.kind == RopeScalingKind::kDynamic) {
-    dynamic_rope_ = std::make_unique<DynamicRope>(arch, backend);
+    dynamic_rope_ = std::make_unique<DynamicRope>(arch, engine.backend());
   }
   decode_planners_.resize(kv_.size());
-  decode_hidden_ = backend.allocate(arch.model_dim * 4);
-  decode_q_ = backend.allocate(dtype_bytes(backend.compute_dtype(), arch.q_dim()));
 }
 
 Session::~Session() = default;
 
-DecoderLayer Session::layer(std::int64_t index) const {
-  return {engine_.arch(), engine_.weights().layers[index],
-          dynamic_rope_ ? dynamic_rope_->tables() : engine_.weights().rope, engine_.backend(), workspace_};
+DecoderLayer Session::layer(std::int64_t index, bool decode) const {
+  return {engine_.arch(),
+          engine_.weights().layers[index],
+          dynamic_rope_ ? dynamic_rope_->tables() : engine_.weights().rope,
+          engine_.backend(),
+          workspace_,
+          decode};
 }
 
 // With original positions a new token's position is its place in the conversation, the same in every layer.
@@ -56,10 +57,10 @@ void Session::prepare_rope(std::int64_t tokens) {
 
 float Session::attention_scale() const { return engine_.arch().attention_scale; }
 
-void Session::logits_of(const MatrixView& hidden, const MatrixView& logits) {
+void Session::logits_of(const MatrixView& hidden, const MatrixView& logits, bool decode) {
   const MatrixView normed = workspace_.normed(hidden.rows);
   apply_norm(engine_.arch(), engine_.backend(), engine_.weights().final_norm, hidden, normed);
-  apply_linear(engine_.backend(), engine_.weights().lm_head, normed, logits);
+  apply_linear(engine_.backend(), engine_.weights().lm_head, normed, logits, /*accumulate=*/false, decode);
 }
 
 void Session::last_logits_of(const MatrixView& hidden) {
@@ -78,46 +79,8 @@ void Session::check_decode(TokenId token) const {
 }
 
 void Session::decode(TokenId token) {
-  check_decode(token);
-  const auto start = std::chrono::steady_clock::now();
-  const Architecture& arch = engine_.arch();
-  Backend& backend = engine_.backend();
-  const MatrixView hidden{decode_hidden_.as<>(), DType::kF32, 1, arch.model_dim};
-  const MatrixView q{decode_q_.as<>(), backend.compute_dtype(), 1, arch.q_dim()};
-  for (LayerKv& kv : kv_) {  // all of them first: what can fail must not fail between two layers
-    if (kv.rows == kv.capacity)
-      backend.reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
-    kv.positions.reserve(static_cast<std::size_t>(kv.capacity));
-  }
-  prepare_rope(next_position_ + 1);
-  embed(engine_.weights(), engine_.source(), arch, backend, {&token, 1}, next_position_, hidden);
-  backend.begin_step();
-  for (std::int64_t i = 0; i < arch.layers; ++i) {
-    LayerKv& kv = kv_[i];
-    const std::int32_t position = next_rope_position(kv);
-    const std::int64_t row = kv.rows;
-    const DecoderLayer step = layer(i);
-    step.project_qkv(hidden, {&position, 1}, q, kv);
-    const BlockPlan* plan = plan_decode(i, q, row);
-    const SlidingWindow window = kv.window(step.window());
-    const double causal = visible_pairs({&row, 1}, window);
-    const double pairs = plan == nullptr ? causal : plan_work(*plan, {&row, 1}, window).computed;
-    step.attend(hidden, q, {&row, 1}, kv, plan);
-    step.feed_forward(hidden);
-    decode_stats_.kv_bytes += static_cast<double>(backend.kv_bytes(arch.kv_heads, arch.head_dim, kv.rows)) *
-                              pairs / static_cast<double>(kv.rows);
-    decode_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
-    decode_stats_.attention_pairs += pairs;
-    decode_stats_.causal_pairs += causal;
-  }
-  last_logits_of(hidden);
-  backend.end_step();
-  backend.download(logits_row_.as<>(), logits_.data(), logits_row_.bytes());
-  next_position_ += 1;
-  decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
-                                2.0 * static_cast<double>(arch.model_dim * arch.vocab);
-  decode_stats_.weight_bytes += static_cast<double>(engine_.weights().bytes);
-  decode_stats_.ms += ms_since(start);
+  Session* self = this;
+  decode_batch({&self, 1}, {&token, 1});
 }
 
 // The blocks a decoded token sees in a layer; null: everything. Heads that share a kv head share their

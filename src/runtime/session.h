@@ -81,6 +81,9 @@ class Session {
  private:
   struct Turn;  // one prefill under way (prefill.cc)
   friend class SessionFile;
+  // One decoding step of several sessions under way (batch_decode.cc).
+  class Step;
+  friend void decode_batch(std::span<Session* const> sessions, std::span<const TokenId> tokens);
 
   bool run_layers(Turn& turn);                               // false: cancelled
   std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive
@@ -94,12 +97,12 @@ class Session {
   void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
   void check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
-  void logits_of(const MatrixView& hidden, const MatrixView& logits);
-  void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_
+  void logits_of(const MatrixView& hidden, const MatrixView& logits, bool decode = false);
+  void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_row_
   std::int32_t next_rope_position(const LayerKv& kv) const;
   // Before a call's rows are rotated: the conversation will have `tokens` tokens after it.
   void prepare_rope(std::int64_t tokens);
-  DecoderLayer layer(std::int64_t index) const;
+  DecoderLayer layer(std::int64_t index, bool decode = false) const;
   float attention_scale() const;
 
   const Engine& engine_;
@@ -118,7 +121,8 @@ class Session {
   std::vector<std::unique_ptr<BlockPlanner>> decode_planners_;  // [layers], made by the first step
   BlockPlan decode_plan_;
   const Workspace& workspace_;  // the engine's: sessions take turns
-  Buffer decode_hidden_, decode_q_;
+  // Activations of a step, for the sessions of the largest batch this one was first in.
+  Buffer decode_memory_;
 };
 
 }  // namespace winnow

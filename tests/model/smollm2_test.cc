@@ -75,6 +75,36 @@ TEST_P(SmolLM2, LogitsOf2000TokensAndGreedyAnswer) {
   }
 }
 
+// Decoding runs on the quantised weights as stored with activations rounded to int8, prefill on bf16 weights.
+TEST_P(SmolLM2, DecodingAgreesWithPrefill) {
+  const bool exact = GetParam() == Precision::kF32;
+  const auto prompt = read_golden<std::int32_t>(golden_, "prompt");
+  constexpr std::size_t kPrompt = 200, kDecoded = 24;
+  const auto tokens = std::span(prompt).first(kPrompt + kDecoded);
+  std::vector<std::vector<float>> expected;
+  PrefillOptions options;
+  options.all_logits = [&](std::int64_t first, const MatrixView& logits) {
+    for (std::int64_t i = 0; i < logits.rows; ++i) {
+      if (first + i >= static_cast<std::int64_t>(kPrompt)) {
+        expected.emplace_back(logits.row<float>(i), logits.row<float>(i) + logits.cols);
+      }
+    }
+  };
+  ASSERT_TRUE(Session(*engine_).prefill(tokens, Policy{}, options));
+  Session session(*engine_);
+  ASSERT_TRUE(session.prefill(tokens.first(kPrompt), Policy{}, {}));
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < kDecoded; ++i) {
+    session.decode(tokens[kPrompt + i]);
+    for (std::size_t t = 0; t < expected[i].size(); ++t) {
+      worst = std::max(worst, static_cast<double>(std::abs(session.logits()[t] - expected[i][t])));
+      largest = std::max(largest, static_cast<double>(std::abs(expected[i][t])));
+    }
+  }
+  RecordProperty("relative_error", std::to_string(worst / largest));
+  EXPECT_LT(worst / largest, exact ? 1e-4 : 0.04);
+}
+
 INSTANTIATE_TEST_SUITE_P(Precisions, SmolLM2, testing::Values(Precision::kF32, Precision::kBF16),
                          [](const auto& param_info) {
                            return param_info.param == Precision::kF32 ? "f32" : "bf16";

@@ -7,6 +7,7 @@
 #include "backends/backend.h"
 #include "backends/cpu/attention.h"
 #include "backends/cpu/block_planner.h"
+#include "backends/cpu/decode_attention.h"
 #include "backends/cpu/gemm_onednn.h"
 #include "backends/cpu/int8_gemm.h"
 #include "backends/cpu/kernels.h"
@@ -34,9 +35,14 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                const RowReader& reader) override {
-    if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
-    return gemm_.pack(out_features, in_features, reader);
+    return pack_stored(out_features, in_features, reader, {});
   }
+  std::unique_ptr<Weight> pack_stored(std::int64_t out_features, std::int64_t in_features,
+                                      const RowReader& reader, std::span<const StoredRows> stored) override {
+    if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
+    return gemm_.pack(out_features, in_features, reader, stored);
+  }
+  void together(const std::function<void()>& body) override { Team::open(threads_, body); }
 
   void norm(const NormParams& p) override {
     check(p.x.rows == p.y.rows && p.x.cols == p.y.cols, "norm: shapes differ");
@@ -49,18 +55,31 @@ class CpuBackend final : public Backend {
   }
 
   void rope_append(const RopeAppendParams& p) override {
-    LayerKv& kv = *p.kv;
-    const std::int64_t rows = p.qkv.rows, first = kv.rows;
-    check(first + rows <= kv.capacity, "rope_append: the cache is full");
-    check(static_cast<std::int64_t>(p.positions.size()) == rows, "rope_append: one position a row");
-    parallel_rows(threads_, rows,
+    const std::int64_t first = room_for(p);
+    parallel_rows(threads_, p.qkv.rows,
                   [&](std::int64_t begin, std::int64_t end) { rope_append_rows(p, first, begin, end); });
-    kv.positions.insert(kv.positions.end(), p.positions.begin(), p.positions.end());
-    kv.rows += rows;
+    appended(p);
+  }
+  void rope_append_each(std::span<const RopeAppendParams> each) override {
+    parallel_rows(threads_, static_cast<std::int64_t>(each.size()),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (const RopeAppendParams& p : each.subspan(begin, end - begin)) {
+                      rope_append_rows(p, room_for(p), 0, p.qkv.rows);
+                      appended(p);
+                    }
+                  });
   }
 
   void attention(const AttentionParams& p) override {
+    if (DecodeAttention::takes(p, compute_dtype())) return decode_attention_.run({&p, 1}, threads_);
     cpu::attention(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
+  }
+  void attention_each(std::span<const AttentionParams> each) override {
+    const bool all = std::all_of(each.begin(), each.end(), [&](const AttentionParams& p) {
+      return DecodeAttention::takes(p, compute_dtype());
+    });
+    if (all) return decode_attention_.run(each, threads_);
+    for (const AttentionParams& p : each) attention(p);
   }
   void attention_probs(const AttentionProbsParams& p) override {
     cpu::attention_probs(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
@@ -114,6 +133,17 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  // The cache row at which the rows begin.
+  static std::int64_t room_for(const RopeAppendParams& p) {
+    check(p.kv->rows + p.qkv.rows <= p.kv->capacity, "rope_append: the cache is full");
+    check(static_cast<std::int64_t>(p.positions.size()) == p.qkv.rows, "rope_append: one position a row");
+    return p.kv->rows;
+  }
+  static void appended(const RopeAppendParams& p) {
+    p.kv->positions.insert(p.kv->positions.end(), p.positions.begin(), p.positions.end());
+    p.kv->rows += p.qkv.rows;
+  }
+
   static std::int64_t round_capacity(std::int64_t rows) {
     return (std::max<std::int64_t>(rows, 1) + kCapacityStep - 1) / kCapacityStep * kCapacityStep;
   }
@@ -160,6 +190,7 @@ class CpuBackend final : public Backend {
   int threads_;
   Gemm gemm_;
   std::unique_ptr<Int8Gemm> int8_gemm_;  // of Precision::kInt8
+  DecodeAttention decode_attention_;
 };
 
 }  // namespace

@@ -8,9 +8,11 @@
 #include <tuple>
 #include <vector>
 
+#include "backends/cpu/bf16_panels.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/onednn_threads.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/stored_weight.h"
 #include "core/check.h"
 
 namespace winnow::cpu {
@@ -38,17 +40,40 @@ memory::data_type onednn_type(DType dtype) {
 
 class PackedWeight final : public Weight {
  public:
-  PackedWeight(std::int64_t out_features, std::int64_t in_features, memory packed)
-      : out_features_(out_features), in_features_(in_features), packed_(std::move(packed)) {}
+  PackedWeight(std::int64_t out_features, std::int64_t in_features, memory packed,
+               std::unique_ptr<StoredWeight> stored)
+      : out_features_(out_features),
+        in_features_(in_features),
+        packed_(std::move(packed)),
+        stored_(std::move(stored)),
+        has_panels_(packed_.get_desc() == panels(out_features, in_features)) {}
 
   std::int64_t out_features() const override { return out_features_; }
   std::int64_t in_features() const override { return in_features_; }
-  std::int64_t bytes() const override { return static_cast<std::int64_t>(packed_.get_desc().get_size()); }
+  std::int64_t bytes() const override { return packed_bytes() + (stored_ ? stored_->bytes() : 0); }
+  bool has_decode_form() const override { return stored_ != nullptr || decodes_from_panels(); }
+  std::int64_t decode_bytes() const override { return stored_ ? stored_->bytes() : packed_bytes(); }
+
   const memory& packed() const { return packed_; }
+  const StoredWeight* stored() const { return stored_.get(); }
+  bool decodes_from_panels() const { return has_panels_ && has_panel_kernel(); }
+  const BF16* panel(std::int64_t index) const {
+    const std::int64_t blocks = (in_features_ + kPanelColumns - 1) / kPanelColumns;
+    return static_cast<const BF16*>(packed_.get_data_handle()) +
+           index * blocks * kPanelColumns * kPanelFeatures;
+  }
 
  private:
+  // The form that bf16_panels.h reads.
+  static memory::desc panels(std::int64_t out_features, std::int64_t in_features) {
+    return {{in_features, out_features}, memory::data_type::bf16, memory::format_tag::BA16a64b2a};
+  }
+  std::int64_t packed_bytes() const { return static_cast<std::int64_t>(packed_.get_desc().get_size()); }
+
   std::int64_t out_features_, in_features_;
   memory packed_;
+  std::unique_ptr<StoredWeight> stored_;  // or null
+  bool has_panels_;
 };
 
 struct ProductKey {
@@ -75,6 +100,8 @@ struct Gemm::Impl {
   std::vector<dnnl::stream> streams;  // one a thread
   std::vector<Buffer> scratchpads;    // one a thread, grown to the largest product seen
   std::vector<Buffer> padded;         // one a thread: x and y of a padded rest
+  const StoredKernels& stored_kernels = choose_stored_kernels();
+  Buffer decode_rows;  // activations of a product on decode forms
 
   dnnl::matmul::primitive_desc describe(const ProductKey& key, const memory::desc& weights) const {
     const ThreadsForNewPrimitives scope(key.threads);
@@ -164,6 +191,33 @@ struct Gemm::Impl {
   }
 };
 
+// A product with few rows, split by panels of output features.
+void multiply_panels(const LinearParams& params, const PackedWeight& weight, const StoredKernels& kernels,
+                     int threads, Buffer& scratch) {
+  const std::int64_t blocks = (weight.in_features() + kPanelColumns - 1) / kPanelColumns;
+  const std::int64_t stride = blocks * kPanelColumns, most = std::min(params.x.rows, kRowsPerPass);
+  if (scratch.bytes() < most * stride * 2) scratch = Buffer::host(most * stride * 2);
+  for (std::int64_t begin = 0; begin < params.x.rows; begin += kRowsPerPass) {
+    const std::int64_t rows = std::min(kRowsPerPass, params.x.rows - begin);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      BF16* x = scratch.as<BF16>() + i * stride;
+      std::memcpy(x, params.x.row<BF16>(begin + i), static_cast<std::size_t>(params.x.row_bytes()));
+      std::fill(x + params.x.cols, x + stride, BF16{0});
+    }
+    parallel(threads, [&](int thread) {
+      const std::int64_t panels = (weight.out_features() + kPanelFeatures - 1) / kPanelFeatures;
+      const auto [first, last] = share(panels, thread, threads);
+      alignas(64) float sums[kRowsPerPass][kPanelFeatures];
+      for (std::int64_t p = first; p < last; ++p) {
+        multiply_panel(weight.panel(p), blocks, scratch.as<BF16>(), rows, sums);
+        const std::int64_t feature = p * kPanelFeatures;
+        write_products(params, kernels, begin, rows, feature,
+                       std::min(kPanelFeatures, weight.out_features() - feature), sums[0], kPanelFeatures);
+      }
+    });
+  }
+}
+
 Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
   impl_->dtype = compute_dtype(precision);
   impl_->threads = threads;
@@ -175,7 +229,7 @@ Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
 Gemm::~Gemm() = default;
 
 std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features,
-                                   const RowReader& reader) {
+                                   const RowReader& reader, std::span<const StoredRows> stored) {
   const DType dtype = impl_->dtype;
   Buffer plain = Buffer::host(out_features * dtype_bytes(dtype, in_features));
   const MatrixView rows{plain.as<>(), dtype, out_features, in_features};
@@ -199,7 +253,11 @@ std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_fe
   memory packed(packed_desc, impl_->engine);
   dnnl::reorder(source, packed).execute(impl_->streams[0], source, packed);
   impl_->streams[0].wait();
-  return std::make_unique<PackedWeight>(out_features, in_features, std::move(packed));
+  std::unique_ptr<StoredWeight> as_stored;
+  if (dtype == DType::kBF16 && !stored.empty()) {
+    as_stored = StoredWeight::arrange(in_features, stored, impl_->threads);
+  }
+  return std::make_unique<PackedWeight>(out_features, in_features, std::move(packed), std::move(as_stored));
 }
 
 void Gemm::linear(const LinearParams& params) {
@@ -211,6 +269,13 @@ void Gemm::linear(const LinearParams& params) {
   const std::int64_t rows = params.x.rows;
   if (rows == 0) return;
   const int threads = impl_->threads;
+  if (params.decode && weight.stored() != nullptr) {
+    return weight.stored()->multiply(params, impl_->stored_kernels, threads, impl_->decode_rows);
+  }
+  if (params.decode && weight.decodes_from_panels()) {
+    return multiply_panels(params, weight, impl_->stored_kernels, threads, impl_->decode_rows);
+  }
+  check(Team::current() == nullptr, "linear: inside together() only products with decode forms");
   if (rows < kMinRowsPerThread * threads) {
     impl_->execute_rows(params, 0, rows, threads, 0);
     return;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "backends/backend.h"
 
@@ -13,10 +14,14 @@ class Gemm {
   Gemm(Precision precision, int threads);
   ~Gemm();
 
-  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader);
+  // With `stored` (may be empty) the weight gets a decode form: of bf16 precision, where the parts' types
+  // have one; what is no quantised type is read from the packed form, where the machine can.
+  std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features, const RowReader& reader,
+                               std::span<const StoredRows> stored);
 
   // Many rows are split over the threads, each running its own single-threaded product, so that a thread's
-  // rows stay in its cache from op to op; few rows are split by output feature inside oneDNN.
+  // rows stay in its cache from op to op; few rows are split by output feature inside oneDNN, or run on the
+  // weight's decode form.
   void linear(const LinearParams& params);
 
  private:

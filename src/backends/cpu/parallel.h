@@ -1,4 +1,5 @@
-// parallel(): one OpenMP region over the backend's threads; the pool oneDNN uses as well.
+// parallel(): one OpenMP region over the backend's threads, the pool oneDNN uses as well; inside a Team, no
+// region but a word to threads that are awake.
 #pragma once
 
 #include <omp.h>
@@ -7,6 +8,8 @@
 #include <cstdint>
 #include <exception>
 #include <utility>
+
+#include "backends/cpu/team.h"
 
 namespace winnow::cpu {
 
@@ -32,6 +35,7 @@ void parallel(int threads, Fn&& fn) {
     fn(0);
     return;
   }
+  if (Team* team = Team::current(); team != nullptr && team->threads() == threads) return team->run(fn);
   std::exception_ptr failure;
 #pragma omp parallel num_threads(threads)
   for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) {

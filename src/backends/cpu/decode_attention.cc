@@ -1,0 +1,117 @@
+#include "backends/cpu/decode_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "backends/cpu/kv_layout.h"
+#include "backends/cpu/parallel.h"
+#include "backends/cpu/tile_kernels.h"
+#include "core/check.h"
+
+namespace winnow::cpu {
+namespace {
+
+std::int64_t group_of(const AttentionParams& params) {
+  return params.q.cols / params.kv->head_dim / params.kv->kv_heads;
+}
+
+// Of one piece in partial_: maximum and sum of every head, then out.
+std::int64_t partial_floats(const AttentionParams& params) {
+  return group_of(params) * (2 + params.kv->head_dim);
+}
+
+}  // namespace
+
+bool DecodeAttention::takes(const AttentionParams& params, DType dtype) {
+  return params.q.rows == 1 && params.plan == nullptr && dtype == DType::kBF16 &&
+         has_decode_kernel(params.kv->head_dim);
+}
+
+void DecodeAttention::list(std::span<const AttentionParams> queries) {
+  heads_.clear(), pieces_.clear(), offsets_.clear();
+  std::int64_t floats = 0;
+  for (const AttentionParams& params : queries) {
+    const LayerKv& kv = *params.kv;
+    const std::int64_t limit = params.query_rows[0] + 1;
+    check(limit <= kv.rows, "attention: a query beyond the cache");
+    const std::int64_t first = kv.window(params.window).first_row(limit - 1);
+    const std::int64_t pieces = (limit + kPieceRows - 1) / kPieceRows - first / kPieceRows;
+    for (std::int64_t kv_head = 0; kv_head < kv.kv_heads; ++kv_head) {
+      const auto head = static_cast<std::int64_t>(heads_.size());
+      heads_.push_back({&params, kv_head, first, limit, pieces});
+      offsets_.push_back(floats);
+      for (std::int64_t i = 0; i < pieces; ++i) pieces_.push_back({head, i});
+      floats += pieces * partial_floats(params);
+    }
+  }
+  if (partial_.bytes() < floats * 4) partial_ = Buffer::host(floats * 4 + floats);  // caches grow
+  if (left_size_ < heads_.size()) {
+    left_size_ = heads_.size();
+    left_ = std::make_unique<std::atomic<std::int64_t>[]>(left_size_);
+  }
+  for (std::size_t i = 0; i < heads_.size(); ++i) left_[i].store(heads_[i].pieces, std::memory_order_relaxed);
+}
+
+void DecodeAttention::attend(const Piece& piece) {
+  const Head& head = heads_[static_cast<std::size_t>(piece.head)];
+  const AttentionParams& params = *head.params;
+  const LayerKv& kv = *params.kv;
+  const std::int64_t group = group_of(params), dim = kv.head_dim, base = head.kv_head * kv.capacity * dim;
+  float* partial = partial_.as<float>() + offsets_[static_cast<std::size_t>(piece.head)] +
+                   piece.index * partial_floats(params);
+  const std::int64_t begin = (head.first / kPieceRows + piece.index) * kPieceRows;
+  attend_piece({.q = params.q.row<BF16>(0) + head.kv_head * group * dim,
+                .heads = group,
+                .head_dim = dim,
+                .k = kv.k.as<BF16>() + base,
+                .v = kv.v.as<BF16>() + base,
+                .begin = begin,
+                .end = std::min(begin + kPieceRows, head.limit),
+                .first = head.first,
+                .scale_log2 = params.scale * std::numbers::log2e_v<float>,
+                .maximum = partial,
+                .sum = partial + group,
+                .out = partial + 2 * group});
+  // Whoever finishes a head's last piece merges them all.
+  if (left_[static_cast<std::size_t>(piece.head)].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(head);
+}
+
+void DecodeAttention::merge(const Head& head) const {
+  const AttentionParams& params = *head.params;
+  const std::int64_t group = group_of(params), dim = params.kv->head_dim, stride = partial_floats(params);
+  const float* partial = partial_.as<float>() + offsets_[static_cast<std::size_t>(&head - heads_.data())];
+  float merged[kMaxHeadDim];
+  for (std::int64_t h = 0; h < group; ++h) {
+    float maximum = partial[h], sum = 0;
+    for (std::int64_t i = 1; i < head.pieces; ++i) maximum = std::max(maximum, partial[i * stride + h]);
+    std::fill_n(merged, dim, 0.0f);
+    for (std::int64_t i = 0; i < head.pieces; ++i) {
+      const float* piece = partial + i * stride;
+      const float share = std::exp2(piece[h] - maximum);
+      const float* out = piece + 2 * group + h * dim;
+      sum += share * piece[group + h];
+      for (std::int64_t d = 0; d < dim; ++d) merged[d] += share * out[d];
+    }
+    const std::int64_t first = (head.kv_head * group + h) * dim;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const float value = merged[d] / sum;
+      if (params.out.dtype == DType::kF32) {
+        params.out.row<float>(0)[first + d] = value;
+      } else {
+        params.out.row<BF16>(0)[first + d] = to_bf16(value);
+      }
+    }
+  }
+}
+
+void DecodeAttention::run(std::span<const AttentionParams> queries, int threads) {
+  list(queries);
+  const auto pieces = static_cast<std::int64_t>(pieces_.size());
+  parallel(threads, [&](int thread) {
+    const auto [begin, end] = share(pieces, thread, threads);
+    for (std::int64_t i = begin; i < end; ++i) attend(pieces_[static_cast<std::size_t>(i)]);
+  });
+}
+
+}  // namespace winnow::cpu

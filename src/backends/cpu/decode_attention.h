@@ -1,0 +1,47 @@
+// Attention of single queries over long caches, as decoding asks: keys and values are read once for all query
+// heads that share them, and a cache is cut into pieces of kPieceRows rows that the threads share out. Pieces
+// depend on what the query sees alone and are merged in order, so the result does not depend on the number of
+// threads or on what other conversations are computed along. Called by the CPU backend.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cpu/decode_kernel.h"
+
+namespace winnow::cpu {
+
+class DecodeAttention {
+ public:
+  // Whether run() takes them: one row, no plan, and instructions for this cache.
+  static bool takes(const AttentionParams& params, DType dtype);
+
+  void run(std::span<const AttentionParams> queries, int threads);
+
+ private:
+  // One query's heads of one kv head.
+  struct Head {
+    const AttentionParams* params;
+    std::int64_t kv_head, first, limit, pieces;  // sees cache rows [first, limit)
+  };
+  struct Piece {
+    std::int64_t head, index;
+  };
+
+  void list(std::span<const AttentionParams> queries);
+  void attend(const Piece& piece);
+  void merge(const Head& head) const;
+
+  std::vector<Head> heads_;
+  std::vector<Piece> pieces_;
+  std::vector<std::int64_t> offsets_;                  // [heads_] of a head's first piece in partial_
+  std::unique_ptr<std::atomic<std::int64_t>[]> left_;  // [heads_] pieces not finished yet
+  std::size_t left_size_ = 0;
+  Buffer partial_;
+};
+
+}  // namespace winnow::cpu

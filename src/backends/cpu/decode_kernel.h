@@ -1,0 +1,30 @@
+// One piece of decode attention (decode_attention.h), on AVX512_BF16.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace winnow::cpu {
+
+constexpr std::int64_t kPieceRows = 128;  // a multiple of 32
+
+// The query heads of one kv head over cache rows [begin, end) in the layout of kv_layout.h; begin is a
+// multiple of kPieceRows, end - begin at most that.
+struct PieceParams {
+  const BF16* q;  // [heads, head_dim], one after the other
+  std::int64_t heads, head_dim;
+  const BF16 *k, *v;  // cache row 0 of the kv head
+  std::int64_t begin, end;
+  std::int64_t first;  // rows before this one are not seen (a sliding window); less than end
+  float scale_log2;    // of the scores, in units of log2
+  // Out, for each head: the softmax's maximum (log2) and sum, and sum of p v, not divided yet.
+  float* maximum;  // [heads]
+  float* sum;      // [heads]
+  float* out;      // [heads, head_dim]
+};
+
+bool has_decode_kernel(std::int64_t head_dim);  // head_dim is even and the machine has the instructions
+void attend_piece(const PieceParams& params);
+
+}  // namespace winnow::cpu
