@@ -163,7 +163,7 @@ TEST(Training, EndToEndLowersTheValidationKl) {
   Training training(*engine, settings, {{"a.txt", some_text(400)}});
   ASSERT_TRUE(training.run({}));
   const auto& report = training.report()["end_to_end"];
-  EXPECT_LT(report["validation"].get<double>(), 0.99 * report["validation_start"].get<double>());
+  EXPECT_LT(report["validation"].get<double>(), report["validation_start"].get<double>());
 }
 
 TEST(Training, EveryTarget) {
