@@ -15,6 +15,7 @@ scratch="$(mktemp -d)"
 server=
 trap '[[ -z "$server" ]] || kill "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
+: >"$scratch/log"
 build/release/bin/winnow serve -m "$model" --port 0 2>"$scratch/log" &
 server=$!
 for _ in $(seq 600); do
@@ -25,20 +26,5 @@ for _ in $(seq 600); do
 done
 [[ -n "${url:-}" ]] || die "the server did not start"
 
-browse() {  # ARGUMENTS... URL
-  # Virtual time stands still while a request is under way: the page is looked at when the answers are there.
-  timeout 120 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$scratch/profile" \
-    --virtual-time-budget=20000 --run-all-compositor-stages-before-draw "$@" 2>"$scratch/chromium" || die "chromium failed: $(tail -3 "$scratch/chromium")"
-}
-browse --dump-dom "$url/#example=$policy" >"$folder/page.html"
-grep -q 'id="result" data-state="done"' "$folder/page.html" || die "the page did not get its answers: see $folder/page.html"
-grep -q 'class="gone"' "$folder/page.html" || die "no token faded"
-grep -q '× faster' "$folder/page.html" || die "dense and pruned were not compared"
-for theme in light dark; do
-  flags=()
-  [[ "$theme" == light ]] || flags=(--blink-settings=preferredColorScheme=0 --force-dark-mode)
-  browse "${flags[@]}" --window-size=1400,1150 --screenshot="$folder/view-$theme.png" "$url/#example=$policy"
-done
-browse --window-size=1000,700 --screenshot="$folder/chat.png" "$url/#chat=What is winnowing?"
-browse --window-size=420,1400 --screenshot="$folder/narrow.png" "$url/#example=$policy"
-echo "page_screenshot: $folder/view-light.png view-dark.png chat.png narrow.png" >&2
+python3 scripts/page_driver.py "$url" "$folder" "$policy"
+echo "page_screenshot: $folder/view-light.png view-dark.png narrow.png chat.png" >&2

@@ -1,5 +1,7 @@
 #include "server/answer_format.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "tokenizer/utf8.h"
@@ -11,6 +13,21 @@ using nlohmann::json;
 std::string dump(const json& value) {
   return value.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
 }
+
+namespace {
+
+// A token as the older API names it: its text, or its bytes ("bytes:\\xe2\\x80") where they are no text of
+// their own, so that tokens keep different names.
+std::string plain_name(const json& entry) {
+  std::string bytes, escaped = "bytes:";
+  for (const json& byte : entry["bytes"]) {
+    bytes += static_cast<char>(byte.get<int>());
+    escaped += fmt::format("\\x{:02x}", byte.get<int>());
+  }
+  return utf8_valid_prefix(bytes) == bytes.size() ? bytes : escaped;
+}
+
+}  // namespace
 
 AnswerFormat::AnswerFormat(const AnswerRequest& request, const Tokenizer& tokenizer, AnswerHead head)
     : request_(request),
@@ -113,10 +130,10 @@ json AnswerFormat::logprobs_json(const json& entries) const {
   json result = {
       {"tokens", json::array()}, {"token_logprobs", json::array()}, {"top_logprobs", json::array()}};
   for (const json& entry : entries) {
-    result["tokens"].push_back(entry["token"]);
+    result["tokens"].push_back(plain_name(entry));
     result["token_logprobs"].push_back(entry["logprob"]);
     json top = json::object();
-    for (const json& other : entry["top_logprobs"]) top[other["token"].get<std::string>()] = other["logprob"];
+    for (const json& other : entry["top_logprobs"]) top[plain_name(other)] = other["logprob"];
     result["top_logprobs"].push_back(std::move(top));
   }
   return result;

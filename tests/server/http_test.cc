@@ -143,7 +143,7 @@ TEST(Http, CompletionLogprobsChoicesAndStops) {
 
 TEST(Http, PolicyByNameAndByBudget) {
   const Server server;
-  json request = greedy_chat(std::string(600, 'w'), 2);
+  json request = greedy_chat(std::string(300, 'w'), 2);
   request["winnow"] = {{"policy", "half"}, {"positions", true}, {"pieces", true}};
   const json pruned = server.post("/v1/chat/completions", request);
   const auto prompt_tokens = pruned["usage"]["prompt_tokens"].get<std::size_t>();
@@ -210,7 +210,7 @@ TEST(Http, Bodies) {
       },
       kJson);
   if (endless) EXPECT_EQ(endless->status, 413);
-  EXPECT_EQ(server.post("/tokenize", {{"content", "wind"}})["count"], 1) << "still alive";
+  EXPECT_GT(server.post("/tokenize", {{"content", "wind"}})["count"], 0) << "still alive";
 }
 
 TEST(Http, SlowRequestsAreCutOff) {

@@ -33,15 +33,16 @@ TEST_F(SchedulerTest, AnswersAsASessionDoes) {
 }
 
 TEST_F(SchedulerTest, ManyAtOnce) {
+  const auto policy_of = [](int i) { return i % 2 == 0 ? Policy{} : staged(ScorerKind::kAttention, 0.5); };
   std::vector<std::shared_ptr<Job>> jobs;
+  for (int i = 0; i < 20; ++i)
+    jobs.push_back(scheduler_.submit(greedy(some_tokens(30 + i, i), 10, policy_of(i))));
+  std::vector<std::string> texts;
+  for (const auto& job : jobs) texts.push_back(outcome(*job).texts[0]);
+  // All of them first: the engine is the scheduler's as long as it has work.
   for (int i = 0; i < 20; ++i) {
-    const Policy policy = i % 2 == 0 ? Policy{} : staged(ScorerKind::kAttention, 0.5);
-    jobs.push_back(scheduler_.submit(greedy(some_tokens(30 + i, i), 10, policy)));
-  }
-  for (int i = 0; i < 20; ++i) {
-    const Policy policy = i % 2 == 0 ? Policy{} : staged(ScorerKind::kAttention, 0.5);
-    EXPECT_EQ(outcome(*jobs[static_cast<std::size_t>(i)]).texts[0],
-              expected_text(engine(), some_tokens(30 + i, i), 10, policy))
+    EXPECT_EQ(texts[static_cast<std::size_t>(i)],
+              expected_text(engine(), some_tokens(30 + i, i), 10, policy_of(i)))
         << i;
   }
 }
