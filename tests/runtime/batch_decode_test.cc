@@ -21,7 +21,7 @@ struct Conversation {
 std::vector<Conversation> conversations(std::size_t count) {
   std::vector<Conversation> all;
   for (std::size_t i = 0; i < count; ++i) {
-    all.push_back({some_tokens(static_cast<std::int64_t>(1 + 37 * i), static_cast<int>(i) + 1), Policy{}});
+    all.push_back({some_tokens(static_cast<std::int64_t>(1 + 14 * i), static_cast<int>(i) + 1), Policy{}});
   }
   all.back().policy = staged(ScorerKind::kAttention, 0.5);
   all.back().policy.tokens.stages.resize(1);

@@ -6,6 +6,7 @@
 
 #include "backends/cpu/kv_layout.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/plan_attention.h"
 #include "backends/cpu/tile_kernels.h"
 #include "core/check.h"
 
@@ -24,8 +25,9 @@ std::int64_t partial_floats(const AttentionParams& params) {
 }  // namespace
 
 bool DecodeAttention::takes(const AttentionParams& params, DType dtype) {
-  return params.q.rows == 1 && params.plan == nullptr && dtype == DType::kBF16 &&
-         has_decode_kernel(params.kv->head_dim);
+  if (params.q.rows != 1 || dtype != DType::kBF16 || !has_decode_kernel(params.kv->head_dim)) return false;
+  // A plan that lists everything is dense attention, bit for bit.
+  return params.plan == nullptr || is_full(*params.plan, params.query_rows, params.kv->window(params.window));
 }
 
 void DecodeAttention::list(std::span<const AttentionParams> queries) {

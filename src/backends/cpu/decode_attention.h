@@ -17,7 +17,7 @@ namespace winnow::cpu {
 
 class DecodeAttention {
  public:
-  // Whether run() takes them: one row, no plan, and instructions for this cache.
+  // Whether run() takes them: one row that sees everything, and instructions for this cache.
   static bool takes(const AttentionParams& params, DType dtype);
 
   void run(std::span<const AttentionParams> queries, int threads);

@@ -10,6 +10,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+
+// g++ 12 takes the "undefined" operands inside its own intrinsics for uninitialised variables.
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 namespace winnow::cpu {
