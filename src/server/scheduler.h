@@ -82,7 +82,8 @@ class Scheduler {
   };
   std::vector<Slot> active_;
   PrefixCache prefixes_;
-  Clock::time_point last_step_{};
+  Clock::time_point last_step_end_{};
+  double last_step_ms_ = 0;
   std::thread thread_;  // last: it uses all of the above
 };
 
