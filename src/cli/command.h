@@ -25,6 +25,7 @@ void add_profile(CLI::App& app, Command& command);
 void add_sparsity(CLI::App& app, Command& command);
 void add_eval(CLI::App& app, Command& command);
 void add_calibrate(CLI::App& app, Command& command);
+void add_train(CLI::App& app, Command& command);
 void add_report(CLI::App& app, Command& command);
 void add_serve(CLI::App& app, Command& command);
 

@@ -8,7 +8,6 @@
 #include <new>
 
 #include "cli/command.h"
-#include "cli/train.h"
 #include "core/error.h"
 
 namespace {

@@ -1,10 +1,9 @@
 // winnow train: scorers from texts. The work is in train/training.h.
-#include "cli/train.h"
-
 #include <fmt/format.h>
 
 #include <cstdio>
 
+#include "cli/command.h"
 #include "cli/common.h"
 #include "cli/interrupt.h"
 #include "cli/provenance.h"
