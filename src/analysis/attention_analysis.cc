@@ -34,7 +34,7 @@ void AttentionAnalysis::observe(const AttentionView& view) {
   check(stride <= options_.tokens && view.query_rows.back() == first_row + rows - 1,
         "the analysis reads whole prompts densely");
   if (weights_.bytes() < rows * stride * 4) weights_ = Buffer::host(rows * stride * 4);
-  const WeightChunk chunk{weights_.as<float>(), stride, first_row, rows};
+  const WeightChunk chunk{weights_.as<float>(), stride, first_row, rows, view.window};
   for (std::int64_t head = 0; head < options_.heads; ++head) {
     backend_.attention_probs({.q = view.q,
                               .query_rows = view.query_rows,

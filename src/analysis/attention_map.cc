@@ -19,8 +19,8 @@ struct Colour {
 // Weights span orders of magnitude: the eye needs the root, as for light.
 double brightness(float weight) { return std::sqrt(std::clamp(static_cast<double>(weight), 0.0, 1.0)); }
 
-Colour colour_of(float weight, bool causal, bool kept) {
-  if (!causal) return {16, 20, 48};
+Colour colour_of(float weight, bool visible, bool kept) {
+  if (!visible) return {16, 20, 48};
   const double light = brightness(weight);
   if (kept) return {40 + 215 * light, 40 + 215 * light, 40 + 215 * light};
   return {150 + 105 * light, 30 + 90 * light, 30 + 40 * light};
@@ -52,6 +52,7 @@ AttentionMap::AttentionMap(std::int64_t tokens, BlockShape shape, float threshol
       kept_(largest_.size()) {}
 
 void AttentionMap::add(const WeightChunk& chunk) {
+  window_ = chunk.window;
   const std::int64_t end = chunk.first_row + chunk.rows;
   for (std::int64_t first = chunk.first_row; first < end; first += shape_.q) {
     const std::int64_t last = std::min(first + shape_.q, end);  // of the block's queries, exclusive
@@ -74,13 +75,19 @@ void AttentionMap::add(const WeightChunk& chunk) {
   }
 }
 
+// Whether the pixel has an element that a query sees.
+bool AttentionMap::visible(std::int64_t x, std::int64_t y) const {
+  const WeightChunk queries{.window = window_};
+  return x <= y && (x + 1) * tokens_per_pixel_ > queries.first_key(y * tokens_per_pixel_);
+}
+
 std::vector<std::uint8_t> AttentionMap::pixels() const {
   std::vector<std::uint8_t> pixels;
   pixels.reserve(largest_.size() * 3);
   for (std::int64_t y = 0; y < side_; ++y) {
     for (std::int64_t x = 0; x < side_; ++x) {
       const std::int64_t at = y * side_ + x;
-      const Colour colour = colour_of(largest_[at], x <= y, kept_[at] != 0);
+      const Colour colour = colour_of(largest_[at], visible(x, y), kept_[at] != 0);
       for (const double channel : {colour.red, colour.green, colour.blue})
         pixels.push_back(static_cast<std::uint8_t>(std::lround(channel)));
     }

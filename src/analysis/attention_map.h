@@ -1,5 +1,6 @@
 // AttentionMap: a picture of one head's attention, queries downwards and keys to the right: the brighter, the
-// larger the weight; blocks that a threshold excludes are tinted, what causality hides is dark blue.
+// larger the weight; blocks that a threshold excludes are tinted, what causality or a window hides is dark
+// blue.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ class AttentionMap {
 
   AttentionMap(std::int64_t tokens, BlockShape shape, float threshold);
 
-  // Chunks in any order, each row once.
+  // Chunks of one head in any order, each row once.
   void add(const WeightChunk& chunk);
 
   std::int64_t side() const { return side_; }  // pixels each way
@@ -28,9 +29,12 @@ class AttentionMap {
   void write_png(const std::string& path) const;
 
  private:
+  bool visible(std::int64_t x, std::int64_t y) const;
+
   std::int64_t tokens_;
   BlockShape shape_;
   float threshold_;
+  std::int64_t window_ = 0;  // of the chunks
   std::int64_t tokens_per_pixel_, side_;
   std::vector<float> largest_;      // [side, side]
   std::vector<std::uint8_t> kept_;  // [side, side] a block that is computed reaches into the pixel

@@ -89,7 +89,8 @@ void BlockSweep::sweep_group(const WeightChunk& chunk, std::int64_t begin, std::
     for (std::int64_t at = 0; at < rows; at += shapes_[shape].q) {
       const std::int64_t block_rows = std::min(shapes_[shape].q, rows - at);
       sort_blocks(group.levels[level_of_[shape]], at, block_rows, group);
-      count_blocks(first_row + at, block_rows, shapes_[shape].k, group, counts);
+      count_blocks({.first_row = first_row + at, .rows = block_rows, .window = chunk.window},
+                   shapes_[shape].k, group, counts);
       finish_rows(begin + at, block_rows, shape, group);
     }
   }
@@ -124,21 +125,23 @@ void BlockSweep::sort_blocks(const WeightCells& cells, std::int64_t begin, std::
   }
 }
 
-void BlockSweep::count_blocks(std::int64_t first_row, std::int64_t rows, std::int64_t k, const Group& group,
+// `queries` are those of one block row; its weights are not read.
+void BlockSweep::count_blocks(const WeightChunk& queries, std::int64_t k, const Group& group,
                               BlockCounts& counts) const {
-  const std::int64_t causal_blocks = (first_row + rows + k - 1) / k;
-  const std::int64_t late_rows = std::clamp<std::int64_t>(first_row + rows - second_half_, 0, rows);
-  for (std::int64_t i = 0; i < causal_blocks; ++i) {
+  const std::int64_t first_row = queries.first_row, rows = queries.rows, end_row = first_row + rows;
+  const std::int64_t late_rows = std::clamp<std::int64_t>(end_row - second_half_, 0, rows);
+  for (std::int64_t i = queries.first_key(first_row) / k; i * k < end_row; ++i) {
     const std::size_t bin = group.reached[i];
-    const std::int64_t first_key = i * k;
+    const std::int64_t first_key = i * k, end_key = first_key + k;
     ++counts.blocks[bin];
-    if (first_key + k <= first_row + 1) {  // every query sees all of the block
+    if (end_key <= first_row + 1 && first_key >= queries.first_key(end_row - 1)) {  // all queries see all
       counts.elements[bin] += rows * k;
       counts.elements_second_half[bin] += late_rows * k;
       continue;
     }
-    for (std::int64_t row = first_row; row < first_row + rows; ++row) {
-      const std::int64_t seen = std::clamp<std::int64_t>(row + 1 - first_key, 0, k);
+    for (std::int64_t row = first_row; row < end_row; ++row) {
+      const std::int64_t begin = std::max(first_key, queries.first_key(row));
+      const std::int64_t seen = std::max<std::int64_t>(0, std::min(row + 1, end_key) - begin);
       counts.elements[bin] += seen;
       if (row >= second_half_) counts.elements_second_half[bin] += seen;
     }

@@ -8,6 +8,7 @@
 // is then kept ln kept + the exclusion_loss() of what was excluded, up to the clamp: a sum over blocks.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,12 +19,17 @@ namespace winnow {
 
 // One head's weights for the queries at rows [first_row, first_row + rows) of a prompt read from its start.
 struct WeightChunk {
-  const float* weights = nullptr;  // [rows, stride]; weight of key j for a query at row i is 0 for j > i
+  const float* weights = nullptr;  // [rows, stride]; weights of keys that a query does not see are 0
   std::int64_t stride = 0;         // at least first_row + rows
   std::int64_t first_row = 0, rows = 0;
+  std::int64_t window = 0;  // keys that a query sees, its own the last; 0: all up to its own
+
+  std::int64_t first_key(std::int64_t row) const {
+    return window == 0 ? 0 : std::max<std::int64_t>(0, row + 1 - window);
+  }
 };
 
-// Blocks with any causal element, and their causal elements, by how many of the thresholds their largest
+// Blocks with any element that a query sees, and these elements, by how many of the thresholds their largest
 // weight reaches: [0] is excluded at all of them, [thresholds] at none.
 struct BlockCounts {
   std::vector<std::int64_t> blocks, elements, elements_second_half;  // [thresholds + 1]
@@ -60,7 +66,7 @@ class BlockSweep {
 
   void sweep_group(const WeightChunk& chunk, std::int64_t begin, std::int64_t rows, Group& group);
   void sort_blocks(const WeightCells& cells, std::int64_t begin, std::int64_t rows, Group& group) const;
-  void count_blocks(std::int64_t first_row, std::int64_t rows, std::int64_t k, const Group& group,
+  void count_blocks(const WeightChunk& queries, std::int64_t k, const Group& group,
                     BlockCounts& counts) const;
   void finish_rows(std::int64_t first_place, std::int64_t rows, std::size_t shape, const Group& group);
 

@@ -30,7 +30,7 @@ struct RowMeans {
 
 struct PruneShare {
   double all = 0;     // of all blocks of the square matrix: the naive count, upper triangle included
-  double causal = 0;  // of the blocks with any causal element
+  double causal = 0;  // of the blocks with any causal element, within the layer's window if it has one
 };
 
 struct LayerPoint {

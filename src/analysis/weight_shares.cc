@@ -73,8 +73,9 @@ WeightRange WeightShares::add(std::int64_t layer, std::int64_t head, const Weigh
   reaching_.resize(static_cast<std::size_t>(chunk.rows) * thresholds);
 #pragma omp parallel for
   for (std::int64_t row = 0; row < chunk.rows; ++row) {
-    const float* p = chunk.weights + row * chunk.stride;
-    const std::int64_t seen = chunk.first_row + row + 1;
+    const std::int64_t first_key = chunk.first_key(chunk.first_row + row);
+    const float* p = chunk.weights + row * chunk.stride + first_key;
+    const std::int64_t seen = chunk.first_row + row + 1 - first_key;
     ranges[row] = range_of(p, seen);
     for (std::size_t i = 0; i < thresholds; ++i)
       reaching_[row * thresholds + i] = count_reaching(p, seen, thresholds_[i]);
@@ -86,13 +87,14 @@ WeightRange WeightShares::add(std::int64_t layer, std::int64_t head, const Weigh
                  .row_sum_error = std::abs(ranges[row].sum - 1),
                  .rows = 1,
                  .finite = std::isfinite(ranges[row].sum)});
-    const auto seen = static_cast<double>(chunk.first_row + row + 1);
+    const std::int64_t place = chunk.first_row + row;
+    const auto seen = static_cast<double>(place + 1 - chunk.first_key(place));
     for (std::size_t i = 0; i < thresholds; ++i) {
       const auto reaching = static_cast<double>(reaching_[row * thresholds + i]);
       const double all = 1 - reaching / static_cast<double>(positions_), causal = 1 - reaching / seen;
       Share& of_head = by_head_[static_cast<std::size_t>(layer * heads_ + head) * thresholds + i];
       Share& of_position =
-          by_position_[static_cast<std::size_t>(layer * positions_ + chunk.first_row + row) * thresholds + i];
+          by_position_[static_cast<std::size_t>(layer * positions_ + place) * thresholds + i];
       for (Share* share : {&of_head, &of_position}) {
         share->all.add(all);
         share->causal.add(causal);

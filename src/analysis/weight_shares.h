@@ -11,7 +11,7 @@ namespace winnow {
 
 // What must hold of softmax weights: within 0..1, rows that sum to 1.
 struct WeightRange {
-  float min = 0, max = 0;    // of the causal weights seen
+  float min = 0, max = 0;    // of the weights of keys that a query sees
   double row_sum_error = 0;  // largest |row sum - 1|
   std::int64_t rows = 0;     // seen; 0: the others mean nothing
   bool finite = true;
@@ -24,7 +24,7 @@ struct WeightRange {
 };
 
 // A share of weights two ways: of the whole square matrix, whose upper triangle is all zeros, and of the
-// causal weights alone.
+// causal weights alone (of a layer with a sliding window those within it).
 struct Share {
   RunningMean all, causal;
 };

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "measures/distribution.h"
 #include "measures/logit_file.h"
+#include "measures/statistics.h"
 #include "runtime/session.h"
 #include "sparsity/selector.h"
 
@@ -59,6 +60,7 @@ class CurveObserver {
       sparse_ = backend.allocate(bytes);
       bytes_ = bytes;
     }
+    curves_.pairs[view.layer] += visible_pairs(view.query_rows, view.kv->window(view.window));
     if (view.layer != layer_) {
       make_planners(view);
       layer_ = view.layer;
@@ -115,6 +117,14 @@ class CurveObserver {
   std::vector<std::unique_ptr<BlockPlanner>> planners_;  // [grid]
   BlockPlan plan_;
 };
+
+// Computed pairs become shares of the layer's, and the layers' pairs shares of their mean.
+void normalise(BlockCurves& curves) {
+  const auto per_layer = static_cast<std::size_t>(curves.heads) * curves.grid.size();
+  for (std::size_t i = 0; i < curves.density.size(); ++i) curves.density[i] /= curves.pairs[i / per_layer];
+  const double all = mean(curves.pairs);
+  for (double& pairs : curves.pairs) pairs /= all;
+}
 
 // The grid point at which the layer as a whole is nearest to kProbeDensity.
 std::size_t probe_point(const BlockCurves& curves, std::int64_t layer) {
@@ -259,12 +269,12 @@ ThresholdChoice choose_at_price(const BlockCurves& curves, double price) {
     for (std::int64_t head = 0; head < curves.heads; ++head) {
       const std::vector<Choice> choices = choices_of(curves, layer, head);
       const auto cost = [&](const Choice& choice) {
-        return curves.sensitivity[layer] * choice.error + price * choice.density;
+        return curves.sensitivity[layer] * choice.error + price * curves.pairs[layer] * choice.density;
       };
       const Choice& best = *std::min_element(choices.begin(), choices.end(),
                                              [&](const auto& a, const auto& b) { return cost(a) < cost(b); });
       result.thresholds[layer].push_back(best.threshold);
-      result.density += best.density / all;
+      result.density += curves.pairs[layer] * best.density / all;
       result.loss += curves.sensitivity[layer] * best.error;
     }
   }
@@ -290,8 +300,9 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
   curves.heads = arch.heads;
   curves.density.assign(static_cast<std::size_t>(arch.layers * arch.heads) * curves.grid.size(), 0.0);
   curves.error = curves.density;
+  curves.pairs.assign(static_cast<std::size_t>(arch.layers), 0.0);
   constexpr double kCurveShare = 0.5;  // of the time, for progress only
-  double queries = 0, pairs = 0;
+  double queries = 0;
   for (std::size_t w = 0; w < settings.windows.size(); ++w) {
     const auto tokens = std::ssize(settings.windows[w]);
     CurveObserver observer(engine, settings, curves, tokens);
@@ -308,10 +319,9 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
     };
     if (!session.prefill(settings.windows[w], Policy{}, options)) return false;
     queries += static_cast<double>(tokens);
-    pairs += static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
   }
-  for (double& density : curves.density) density /= pairs;
   for (double& error : curves.error) error /= queries;
+  normalise(curves);
   return measure_sensitivity(
       engine, settings,
       [&](double done) {
@@ -331,7 +341,8 @@ ThresholdChoice choose_thresholds(const BlockCurves& curves, double density) {
 
 nlohmann::json to_json(const BlockCurves& curves) {
   return {{"grid", curves.grid},       {"layers", curves.layers}, {"heads", curves.heads},
-          {"density", curves.density}, {"error", curves.error},   {"sensitivity", curves.sensitivity}};
+          {"density", curves.density}, {"error", curves.error},   {"sensitivity", curves.sensitivity},
+          {"pairs", curves.pairs}};
 }
 
 BlockCurves block_curves_from_json(const nlohmann::json& json) {
@@ -342,9 +353,11 @@ BlockCurves block_curves_from_json(const nlohmann::json& json) {
   json.at("density").get_to(curves.density);
   json.at("error").get_to(curves.error);
   json.at("sensitivity").get_to(curves.sensitivity);
+  json.at("pairs").get_to(curves.pairs);
   const std::size_t expected = static_cast<std::size_t>(curves.layers * curves.heads) * curves.grid.size();
   if (curves.density.size() != expected || curves.error.size() != expected ||
-      curves.sensitivity.size() != static_cast<std::size_t>(curves.layers) || curves.grid.empty()) {
+      curves.sensitivity.size() != static_cast<std::size_t>(curves.layers) ||
+      curves.pairs.size() != curves.sensitivity.size() || curves.grid.empty()) {
     fail(ErrorCode::kBadFormat, "curves of calibration: their sizes do not fit together");
   }
   return curves;

@@ -23,8 +23,9 @@ namespace winnow {
 struct BlockCurves {
   std::vector<float> grid;  // thresholds, ascending
   std::int64_t layers = 0, heads = 0;
-  std::vector<double> density, error;  // [layers][heads][grid]
+  std::vector<double> density, error;  // [layers][heads][grid]; density: of what the layer's queries see
   std::vector<double> sensitivity;     // [layers] KL per unit of error
+  std::vector<double> pairs;  // [layers] pairs of dense attention there / mean over layers: windows see fewer
 
   std::size_t index(std::int64_t layer, std::int64_t head, std::size_t point) const {
     return static_cast<std::size_t>(layer * heads + head) * grid.size() + point;
@@ -50,7 +51,8 @@ struct ThresholdChoice {
   double density = 0, loss = 0;                // as the curves predict them
 };
 
-// Thresholds whose mean density is `density`, as near as the grid allows, at the least predicted loss.
+// Thresholds that compute the share `density` of dense attention's pairs, as near as the grid allows, at the
+// least predicted loss.
 ThresholdChoice choose_thresholds(const BlockCurves& curves, double density);
 
 }  // namespace winnow

@@ -38,6 +38,14 @@ TEST(AttentionMap, ExcludedBlocksAreTinted) {
   EXPECT_GT(at(map, 0, 0)[0], at(map, 5, 5)[0]);  // a weight of 1 is brighter than one of .5
 }
 
+TEST(AttentionMap, WhatAWindowHidesIsNotExcluded) {
+  AttentionMap map(12, {2, 2}, 0.01f);
+  map.add(random_weights_of(12, 1, 4, /*window=*/3).all());
+  EXPECT_EQ(at(map, 11, 8), (Colour{16, 20, 48}));
+  EXPECT_TRUE(grey(at(map, 11, 9)));
+  EXPECT_TRUE(grey(at(map, 1, 0)));
+}
+
 TEST(AttentionMap, LongPromptsAreSmallPictures) {
   const CausalWeights weights = uniform_weights(1100);
   AttentionMap map(1100, {16, 16}, 1e-6f);

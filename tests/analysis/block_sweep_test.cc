@@ -26,12 +26,14 @@ Oracle oracle(const CausalWeights& weights, BlockShape shape, float threshold) {
       float max = 0;
       std::int64_t elements = 0, late = 0;
       for (std::int64_t row = begin; row < end; ++row) {
-        for (std::int64_t j = key; j < std::min(key + shape.k, row + 1); ++j) {
+        const std::int64_t first = std::max(key, weights.all().first_key(row));
+        for (std::int64_t j = first; j < std::min(key + shape.k, row + 1); ++j) {
           max = std::max(max, weights.at(row, j));
           ++elements;
           late += row >= tokens / 2 ? 1 : 0;
         }
       }
+      if (elements == 0) continue;  // outside the window
       ++result.blocks;
       result.elements += elements;
       if (max < threshold) {
@@ -65,12 +67,15 @@ std::int64_t upto(const std::vector<std::int64_t>& bins, std::size_t threshold) 
 
 const std::vector<float> kThresholds{0.0005f, 0.005f, 0.02f, 0.1f, 0.3f, 0.8f};
 
-TEST(BlockSweep, EveryShapeAndThresholdAgainstTheDefinition) {
+class BlockSweepByWindow : public testing::TestWithParam<std::int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Windows, BlockSweepByWindow, testing::Values(0, 1, 11, 40, 200));
+
+TEST_P(BlockSweepByWindow, EveryShapeAndThresholdAgainstTheDefinition) {
   const std::vector<BlockShape> shapes{{1, 4}, {1, 7}, {2, 3}, {4, 16}, {16, 16}, {8, 6}, {16, 1}, {32, 64}};
   unsigned seed = 0;
   for (const std::int64_t tokens : {1, 2, 15, 48, 97}) {
     for (const float spread : {0.3f, 2.0f, 6.0f}) {
-      const CausalWeights weights = random_weights_of(tokens, spread, ++seed);
+      const CausalWeights weights = random_weights_of(tokens, spread, ++seed, GetParam());
       BlockSweep sweep(shapes, kThresholds, tokens / 2);
       const ChunkSweep& result = sweep.sweep(weights.all());
       for (std::size_t s = 0; s < shapes.size(); ++s) {

@@ -45,6 +45,22 @@ TEST(SweepTotals, UniformAttentionPrunesTheTriangleAlone) {
   }
 }
 
+// Of a sliding window's attention nothing can be left out when all of its weights are large, however little
+// it is of the square matrix.
+TEST(SweepTotals, BlocksOutsideAWindowAreNotPrunable) {
+  const std::int64_t tokens = 64;
+  const CausalWeights weights = random_weights_of(tokens, 0, 1, /*window=*/8);  // 1/8 each
+  BlockSweep sweep({{4, 4}}, {0.1f}, tokens / 2);
+  SweepTotals totals({{4, 4}}, {0.1f}, 1, 1, tokens);
+  totals.add(0, 0, weights.all(), sweep.sweep(weights.all()));
+  const SweepPoint point = totals.points()[0];
+  EXPECT_EQ(point.pruned.causal, 0);
+  EXPECT_EQ(totals.pruned(0, 0, 0).causal, 0);
+  EXPECT_EQ(point.density, 1);
+  EXPECT_EQ(point.density_second_half, 1);
+  EXPECT_DOUBLE_EQ(point.pruned.all, 1 - (16 + 15 + 14) / 256.0);  // own block and the two before it
+}
+
 TEST(SweepTotals, MeansOverLayersHeadsAndWindows) {
   const std::int64_t tokens = 60, layers = 3, heads = 2;
   const std::vector<BlockShape> shapes{{1, 4}, {4, 8}};

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "analysis/causal_weights.h"
@@ -58,6 +59,24 @@ TEST(WeightShares, CountsOfRandomHeadsByLayerAndPosition) {
       EXPECT_NEAR(shares.positions(layer, t, 30, 1).causal.mean(), at_30, 1e-12);
     }
   }
+}
+
+// Keys outside a window are no weights below a threshold: they are not there.
+TEST(WeightShares, OfAWindowOnlyWhatIsInIt) {
+  const CausalWeights weights = random_weights_of(30, 2, 3, /*window=*/8);
+  WeightShares shares({0.1f}, 1, 1, 30);
+  const WeightRange range = shares.add(0, 0, weights.all());
+  EXPECT_GT(range.min, 0);
+  EXPECT_TRUE(range.sound());
+  double causal = 0, all = 0;
+  for (std::int64_t row = 0; row < 30; ++row) {
+    int reaching = 0;
+    for (std::int64_t key = 0; key <= row; ++key) reaching += weights.at(row, key) >= 0.1f ? 1 : 0;
+    causal += 1 - reaching / static_cast<double>(std::min<std::int64_t>(8, row + 1));
+    all += 1 - reaching / 30.0;
+  }
+  EXPECT_NEAR(shares.layer(0, 0).causal.mean(), causal / 30, 1e-12);
+  EXPECT_NEAR(shares.layer(0, 0).all.mean(), all / 30, 1e-12);
 }
 
 TEST(WeightShares, BrokenWeightsAreNotSound) {

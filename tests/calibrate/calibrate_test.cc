@@ -10,6 +10,7 @@
 #include "calibrate/prediction.h"
 #include "calibrate/retrieval_signal.h"
 #include "core/error.h"
+#include "sparsity/selector.h"
 #include "support/eval_testing.h"
 
 namespace winnow {
@@ -27,6 +28,7 @@ BlockCurves two_heads() {
   curves.density = {0.8, 0.4, 0.1, 0.8, 0.4, 0.1};
   curves.error = {0.001, 0.01, 0.1, 0.1, 1.0, 10.0};
   curves.sensitivity = {1.0};
+  curves.pairs = {1.0};
   return curves;
 }
 
@@ -56,8 +58,47 @@ TEST(ChooseThresholds, SensitivityIsOfTheLayer) {
   curves.heads = 1;
   curves.error = {0.01, 0.1, 1.0, 0.01, 0.1, 1.0};
   curves.sensitivity = {10.0, 0.1};
+  curves.pairs = {1.0, 1.0};
   const ThresholdChoice choice = choose_thresholds(curves, 0.5);
   EXPECT_LT(choice.thresholds[0][0], choice.thresholds[1][0]);
+}
+
+// A layer whose window leaves a tenth of the pairs saves a tenth: the other is cut first.
+TEST(ChooseThresholds, ALayerWithAWindowSavesLess) {
+  BlockCurves curves = two_heads();
+  curves.layers = 2;
+  curves.heads = 1;
+  curves.error = {0.01, 0.1, 1.0, 0.01, 0.1, 1.0};
+  curves.sensitivity = {1.0, 1.0};
+  curves.pairs = {0.2, 1.8};
+  const ThresholdChoice choice = choose_thresholds(curves, 0.5);
+  EXPECT_LT(choice.thresholds[0][0], choice.thresholds[1][0]);
+  EXPECT_EQ(choose_thresholds(curves, 1.0).density, 1.0);
+}
+
+// Layers 0 to 4 of this model see 11 tokens, layer 5 everything. Where nothing is left out, all of them are
+// dense.
+TEST(BlockCurves, CountWhatAWindowShows) {
+  const auto engine = Engine::open({.model = WINNOW_TEST_DATA "/models/tiny-gemma3.gguf",
+                                    .random_weights = "",
+                                    .device = "cpu",
+                                    .precision = Precision::kF32,
+                                    .threads = 2,
+                                    .progress = {}});
+  CurveSettings settings;
+  settings.attention = attention_policy(SelectorKind::kThreshold);
+  settings.attention.rule.q_block = settings.attention.rule.k_block = 16;
+  std::vector<TokenId> window;
+  for (int i = 0; i < 90; ++i) window.push_back((i * i * 7 + i * 13 + 5) % 200);
+  settings.windows = {window};
+  BlockCurves curves;
+  ASSERT_TRUE(measure_block_curves(*engine, settings, {}, {}, curves));
+  const double all = 90 * 91 / 2, in_window = 11 * 12 / 2 + 79 * 11;
+  EXPECT_NEAR(curves.pairs[0] / curves.pairs[5], in_window / all, 1e-9);
+  for (std::int64_t layer = 0; layer < curves.layers; ++layer) {
+    for (std::int64_t head = 0; head < curves.heads; ++head)
+      EXPECT_NEAR(curves.density[curves.index(layer, head, 0)], 1.0, 1e-9) << layer;
+  }
 }
 
 TEST(BlockCurves, SurviveJson) {
@@ -67,6 +108,7 @@ TEST(BlockCurves, SurviveJson) {
   EXPECT_EQ(read.error, curves.error);
   EXPECT_EQ(read.grid, curves.grid);
   EXPECT_EQ(read.sensitivity, curves.sensitivity);
+  EXPECT_EQ(read.pairs, curves.pairs);
 }
 
 // 30 layers of two heads; every head needs half of the prompt but those of `sharp`.
