@@ -74,6 +74,7 @@ class TestMatrix {
   TestMatrix(Backend& backend, DType dtype, std::int64_t rows, std::int64_t cols,
              std::span<const float> values)
       : TestMatrix(backend, dtype, rows, cols) {
+    if (values.empty()) return;  // nothing to copy, and no pointer to copy it from
     if (dtype == DType::kF32) {
       backend.upload(values.data(), buffer_.as<>(), buffer_.bytes());
       return;

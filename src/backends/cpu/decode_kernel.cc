@@ -1,5 +1,6 @@
 #include "backends/cpu/decode_kernel.h"
 
+#include "backends/cpu/avx512.h"
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/kv_layout.h"
 #include "core/check.h"
@@ -22,39 +23,22 @@ bool has_decode_kernel(std::int64_t head_dim) { return has_avx512_bf16() && head
 #if defined(__x86_64__)
 namespace {
 
-#define WINNOW_DECODE_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-
-WINNOW_DECODE_TARGET inline __m512bh load_pairs(const BF16* p) {
+WINNOW_AVX512 inline __m512bh load_pairs(const BF16* p) {
   return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
 }
-WINNOW_DECODE_TARGET inline __m512bh splat_pair(const BF16* p) {
+WINNOW_AVX512 inline __m512bh splat_pair(const BF16* p) {
   std::int32_t both;
   std::memcpy(&both, p, sizeof both);
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
-WINNOW_DECODE_TARGET inline __mmask16 lanes_below(std::int64_t count) {
-  if (count >= 16) return 0xffff;
-  return static_cast<__mmask16>(count <= 0 ? 0u : (1u << count) - 1u);
-}
-
-WINNOW_DECODE_TARGET inline __mmask16 lanes_between(std::int64_t begin, std::int64_t end) {
+WINNOW_AVX512 inline __mmask16 lanes_between(std::int64_t begin, std::int64_t end) {
   return static_cast<__mmask16>(lanes_below(end) & ~lanes_below(begin));
-}
-
-// 2^x for x <= 0, relative error 7.5e-5: a thirtieth of the rounding to bf16 that follows.
-WINNOW_DECODE_TARGET inline __m512 exp2_fast(__m512 x) {
-  constexpr int kFractionByFloor = 0x01;
-  const __m512 f = _mm512_reduce_ps(x, kFractionByFloor);
-  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.07802466303110123f), f, _mm512_set1_ps(0.22606758773326874f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958330273628235f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999253153800964f));
-  return _mm512_scalef_ps(p, x);
 }
 
 // s[head][row] = scale q . k, 32 rows at a time: enough sums to hide the latency of the products.
 template <int kHeads>
-WINNOW_DECODE_TARGET void scores(const PieceParams& params, const BF16* q, std::int64_t rows,
-                                 float (*s)[kPieceRows]) {
+WINNOW_AVX512 void scores(const PieceParams& params, const BF16* q, std::int64_t rows,
+                          float (*s)[kPieceRows]) {
   const std::int64_t dim = params.head_dim;
   const __m512 scale = _mm512_set1_ps(params.scale_log2);
   for (std::int64_t row = 0; row < rows; row += 2 * kKeyBlock) {
@@ -78,8 +62,8 @@ WINNOW_DECODE_TARGET void scores(const PieceParams& params, const BF16* q, std::
 }
 
 // p[row] = 2^(s[row] - maximum) for rows [first, end), zeros for the others up to `rows`.
-WINNOW_DECODE_TARGET void exponentials(const float* s, std::int64_t first, std::int64_t end,
-                                       std::int64_t rows, BF16* p, float& maximum, float& sum) {
+WINNOW_AVX512 void exponentials(const float* s, std::int64_t first, std::int64_t end, std::int64_t rows,
+                                BF16* p, float& maximum, float& sum) {
   __m512 most = _mm512_set1_ps(-INFINITY);
   for (std::int64_t r = 0; r < end; r += 16) {
     most = _mm512_mask_max_ps(most, lanes_between(first - r, end - r), most, _mm512_load_ps(s + r));
@@ -102,8 +86,8 @@ WINNOW_DECODE_TARGET void exponentials(const float* s, std::int64_t first, std::
 
 // out[head] = sum over the rows of p[head][row] v[row], 64 dimensions at a time.
 template <int kHeads>
-WINNOW_DECODE_TARGET void values(const PieceParams& params, const BF16 (*p)[kPieceRows], std::int64_t rows,
-                                 float* out) {
+WINNOW_AVX512 void values(const PieceParams& params, const BF16 (*p)[kPieceRows], std::int64_t rows,
+                          float* out) {
   constexpr int kVectors = 4;
   const std::int64_t dim = params.head_dim;
   for (std::int64_t d = 0; d < dim; d += 16 * kVectors) {
@@ -136,7 +120,7 @@ WINNOW_DECODE_TARGET void values(const PieceParams& params, const BF16 (*p)[kPie
 }
 
 template <int kHeads>
-WINNOW_DECODE_TARGET void attend_heads(const PieceParams& params, std::int64_t head) {
+WINNOW_AVX512 void attend_heads(const PieceParams& params, std::int64_t head) {
   alignas(64) float s[kHeads][kPieceRows];
   alignas(64) BF16 p[kHeads][kPieceRows];
   const std::int64_t end = params.end - params.begin, rows = (end + 31) / 32 * 32;

@@ -1,5 +1,6 @@
 // Tile kernels for AVX512_BF16 and AMX. Compiled with function target attributes, so that the rest of the
 // program stays runnable on machines without them; Debian's Highway 1.0.3 has neither vdpbf16ps nor AMX.
+#include "backends/cpu/avx512.h"
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/tile_kernels.h"
 
@@ -12,28 +13,11 @@
 namespace winnow::cpu {
 namespace {
 
-#define WINNOW_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
 #define WINNOW_AMX \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")))
 
 // ---- softmax
 // ----------------------------------------------------------------------------------------------------
-
-// 2^x for x <= kRescaleSlack. Relative error 7.5e-5 (minimax cubic on the fraction): a thirtieth of the bf16
-// rounding that follows.
-WINNOW_AVX512 inline __m512 exp2_fast(__m512 x) {
-  constexpr int kFractionByFloor = 0x01;
-  const __m512 f = _mm512_reduce_ps(x, kFractionByFloor);
-  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.07802466303110123f), f, _mm512_set1_ps(0.22606758773326874f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958330273628235f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999253153800964f));
-  return _mm512_scalef_ps(p, x);
-}
-
-WINNOW_AVX512 inline __mmask16 lanes_below(std::int64_t count) {
-  if (count >= 16) return 0xffff;
-  return static_cast<__mmask16>(count <= 0 ? 0u : (1u << count) - 1u);
-}
 
 // Multiplies what a row has gathered so far by 2^(old maximum - new maximum).
 WINNOW_AVX512 void raise_maximum(QueryTile& tile, std::int64_t q, float maximum, std::int64_t dim) {
