@@ -34,11 +34,16 @@ float element(const MatrixView& x, std::int64_t row, std::int64_t col) {
   return x.dtype == DType::kF32 ? x.row<float>(row)[col] : to_float(x.row<BF16>(row)[col]);
 }
 
+// The columns of one head in what attention gives.
+struct HeadColumns {
+  std::int64_t begin, end;
+};
+
 // Squared difference of one head's outputs, summed over the queries.
-double squared_error(const MatrixView& a, const MatrixView& b, std::int64_t head, std::int64_t head_dim) {
+double squared_error(const MatrixView& a, const MatrixView& b, HeadColumns head) {
   double sum = 0;
   for (std::int64_t row = 0; row < a.rows; ++row) {
-    for (std::int64_t d = head * head_dim; d < (head + 1) * head_dim; ++d) {
+    for (std::int64_t d = head.begin; d < head.end; ++d) {
       const double difference = element(a, row, d) - element(b, row, d);
       sum += difference * difference;
     }
@@ -46,11 +51,29 @@ double squared_error(const MatrixView& a, const MatrixView& b, std::int64_t head
   return sum;
 }
 
+// The same as the KL it costs: see CurveSettings::gradients, of which row i belongs to token first_token + i.
+double kl_of_error(const MatrixView& a, const MatrixView& b, const MatrixView& gradients,
+                   std::int64_t first_token, HeadColumns head) {
+  double sum = 0;
+  for (std::int64_t row = 0; row < a.rows; ++row) {
+    const float* gradient = gradients.row<float>(first_token + row);
+    double change = 0;
+    for (std::int64_t d = head.begin; d < head.end; ++d)
+      change += gradient[d] * double{element(a, row, d) - element(b, row, d)};
+    sum += change * change / 2;
+  }
+  return sum;
+}
+
 // Densities and errors of one window, added up as the prefill passes by.
 class CurveObserver {
  public:
-  CurveObserver(const Engine& engine, const CurveSettings& settings, BlockCurves& curves, std::int64_t tokens)
-      : engine_(engine), settings_(settings), curves_(curves), tokens_(tokens) {}
+  CurveObserver(const Engine& engine, const CurveSettings& settings, BlockCurves& curves, std::size_t window)
+      : engine_(engine),
+        settings_(settings),
+        curves_(curves),
+        window_(window),
+        tokens_(std::ssize(settings.windows[window])) {}
 
   void observe(const AttentionView& view) {
     Backend& backend = engine_.backend();
@@ -100,17 +123,23 @@ class CurveObserver {
   void add(const AttentionView& view, std::size_t point, const MatrixView& dense, const MatrixView& sparse) {
     const std::int64_t head_dim = engine_.arch().head_dim;
     const std::int64_t group = curves_.heads / plan_.heads;
+    const MatrixView gradients =
+        settings_.gradients ? settings_.gradients(window_, view.layer) : MatrixView{};
     for (std::int64_t head = 0; head < curves_.heads; ++head) {
+      const HeadColumns columns{head * head_dim, (head + 1) * head_dim};
       const PlanWork work = plan_work(plan_, view.query_rows, head / group, view.kv->window(view.window));
       const std::size_t at = curves_.index(view.layer, head, point);
       curves_.density[at] += work.computed;
-      curves_.error[at] += squared_error(dense, sparse, head, head_dim);
+      curves_.error[at] += settings_.gradients
+                               ? kl_of_error(dense, sparse, gradients, view.query_rows[0], columns)
+                               : squared_error(dense, sparse, columns);
     }
   }
 
   const Engine& engine_;
   const CurveSettings& settings_;
   BlockCurves& curves_;
+  std::size_t window_;
   std::int64_t tokens_;
   Buffer dense_, sparse_, dense_copy_, sparse_copy_;
   std::int64_t bytes_ = 0, layer_ = -1;
@@ -305,7 +334,7 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
   double queries = 0;
   for (std::size_t w = 0; w < settings.windows.size(); ++w) {
     const auto tokens = std::ssize(settings.windows[w]);
-    CurveObserver observer(engine, settings, curves, tokens);
+    CurveObserver observer(engine, settings, curves, w);
     Session session(engine);
     PrefillOptions options;
     options.reserve_tokens = 0;
@@ -320,8 +349,13 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
     if (!session.prefill(settings.windows[w], Policy{}, options)) return false;
     queries += static_cast<double>(tokens);
   }
-  for (double& error : curves.error) error /= queries;
   normalise(curves);
+  if (settings.gradients) {
+    for (double& error : curves.error) error /= static_cast<double>(settings.windows.size());
+    curves.sensitivity.assign(static_cast<std::size_t>(arch.layers), 1.0);
+    return true;
+  }
+  for (double& error : curves.error) error /= queries;
   return measure_sensitivity(
       engine, settings,
       [&](double done) {

@@ -3,7 +3,8 @@
 //
 // Measured: for every head, at every threshold of a grid, what is left (density) and how far the head's
 // output is off (squared error per query); and for every layer what its errors do to the next-token
-// distribution (KL per unit of error, from passes in which that layer alone is cut hard). The loss of a
+// distribution (KL per unit of error, from passes in which that layer alone is cut hard; or from gradients,
+// CurveSettings::gradients). The loss of a
 // choice of thresholds is then taken as the sum over the heads of sensitivity(layer) x error(head,
 // threshold), and thresholds are chosen so that every head buys its last block at the same price (a
 // Lagrangian).
@@ -39,6 +40,13 @@ struct CurveSettings {
   std::vector<std::vector<TokenId>> windows;  // of texts, for densities and errors
   std::int64_t sensitivity_windows = 1;       // of these, and
   std::int64_t sensitivity_tokens = 2048;     // the first so many tokens of each
+
+  // Empty, or what says more than passes with a layer cut: [tokens, q_dim] float32, the gradient by what the
+  // heads of a layer give for each token, scaled so that (gradient . error)^2 / 2, summed over the tokens, is
+  // the KL that the error costs: G / sqrt(n), G being the gradient of the summed loss of n tokens drawn from
+  // the model's own predictions (its Fisher information to second order). Errors are then such KLs, and the
+  // sensitivities 1.
+  std::function<MatrixView(std::size_t window, std::int64_t layer)> gradients = {};
 };
 
 // Progress is told as a share, 0..1. False when cancelled; `curves` is not complete then.
