@@ -2,7 +2,9 @@
 #include "backends/cpu/team.h"
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "backends/cpu/parallel.h"
@@ -14,7 +16,8 @@ namespace {
 TEST(Team, EveryThreadDoesEveryRound) {
   constexpr int kThreads = 3, kRounds = 500;
   std::vector<int> rounds(kThreads);
-  cpu::Team::open(kThreads, [&] {
+  cpu::Team team(kThreads);
+  team.open([&] {
     ASSERT_NE(cpu::Team::current(), nullptr);
     for (int i = 0; i < kRounds; ++i) {
       cpu::parallel(kThreads, [&](int thread) { ++rounds[static_cast<std::size_t>(thread)]; });
@@ -27,7 +30,8 @@ TEST(Team, EveryThreadDoesEveryRound) {
 TEST(Team, ExceptionsOfAnyThreadAreThrownAgain) {
   for (const int thrower : {0, 1}) {
     int after = 0;
-    cpu::Team::open(2, [&] {
+    cpu::Team team(2);
+    team.open([&] {
       EXPECT_THROW(cpu::parallel(2,
                                  [&](int thread) {
                                    if (thread == thrower) throw std::runtime_error("work");
@@ -37,13 +41,47 @@ TEST(Team, ExceptionsOfAnyThreadAreThrownAgain) {
     });
     EXPECT_EQ(after, 1);
   }
-  EXPECT_THROW(cpu::Team::open(2, [] { throw std::runtime_error("body"); }), std::runtime_error);
+  cpu::Team team(2);
+  EXPECT_THROW(team.open([] { throw std::runtime_error("body"); }), std::runtime_error);
 }
 
 TEST(Team, ATeamInsideATeamIsTheSameTeam) {
   std::atomic<int> done{0};
-  cpu::Team::open(2, [&] { cpu::Team::open(2, [&] { cpu::parallel(2, [&](int) { ++done; }); }); });
+  cpu::Team outer(2), inner(2);
+  outer.open([&] { inner.open([&] { cpu::parallel(2, [&](int) { ++done; }); }); });
   EXPECT_EQ(done, 2);
+}
+
+TEST(Team, AThreadThatIsHeldUpIsDoneWithout) {
+  cpu::Team team(2);
+  const auto first = std::this_thread::get_id();
+  std::vector<std::thread::id> ran_on(2);
+  const auto round = [&](bool held_up) {
+    cpu::parallel(2, [&](int thread) {
+      if (held_up && thread == 1) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      ran_on[static_cast<std::size_t>(thread)] = std::this_thread::get_id();
+    });
+  };
+  team.open([&] {
+    round(true);
+    EXPECT_NE(ran_on[1], first);
+    round(false);
+    EXPECT_EQ(ran_on[1], first);
+  });
+  team.open([&] { round(false); });
+  EXPECT_EQ(ran_on, std::vector(2, first));
+}
+
+TEST(Team, PiecesCoverEverythingOnce) {
+  constexpr int kThreads = 3;
+  for (const std::int64_t n : {0, 1, 5, 1000}) {
+    std::vector<int> done(static_cast<std::size_t>(n));
+    cpu::parallel_pieces(kThreads, n, [&](std::int64_t begin, std::int64_t end) {
+      ASSERT_LT(begin, end);
+      for (std::int64_t i = begin; i < end; ++i) ++done[static_cast<std::size_t>(i)];
+    });
+    EXPECT_EQ(done, std::vector(static_cast<std::size_t>(n), 1));
+  }
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(Precision precision, int threads)
-      : precision_(precision), threads_(threads), gemm_(precision, threads) {
+      : precision_(precision), threads_(threads), gemm_(precision, threads), team_(threads) {
     if (precision == Precision::kInt8) int8_gemm_ = std::make_unique<Int8Gemm>(threads);
   }
 
@@ -42,7 +42,7 @@ class CpuBackend final : public Backend {
     if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
     return gemm_.pack(out_features, in_features, reader, stored);
   }
-  void together(const std::function<void()>& body) override { Team::open(threads_, body); }
+  void together(const std::function<void()>& body) override { team_.open(body); }
 
   void norm(const NormParams& p) override {
     check(p.x.rows == p.y.rows && p.x.cols == p.y.cols, "norm: shapes differ");
@@ -191,6 +191,7 @@ class CpuBackend final : public Backend {
   Gemm gemm_;
   std::unique_ptr<Int8Gemm> int8_gemm_;  // of Precision::kInt8
   DecodeAttention decode_attention_;
+  Team team_;
 };
 
 }  // namespace

@@ -110,8 +110,7 @@ void DecodeAttention::merge(const Head& head) const {
 void DecodeAttention::run(std::span<const AttentionParams> queries, int threads) {
   list(queries);
   const auto pieces = static_cast<std::int64_t>(pieces_.size());
-  parallel(threads, [&](int thread) {
-    const auto [begin, end] = share(pieces, thread, threads);
+  parallel_pieces(threads, pieces, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) attend(pieces_[static_cast<std::size_t>(i)]);
   });
 }

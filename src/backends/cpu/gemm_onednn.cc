@@ -204,9 +204,8 @@ void multiply_panels(const LinearParams& params, const PackedWeight& weight, con
       std::memcpy(x, params.x.row<BF16>(begin + i), static_cast<std::size_t>(params.x.row_bytes()));
       std::fill(x + params.x.cols, x + stride, BF16{0});
     }
-    parallel(threads, [&](int thread) {
-      const std::int64_t panels = (weight.out_features() + kPanelFeatures - 1) / kPanelFeatures;
-      const auto [first, last] = share(panels, thread, threads);
+    const std::int64_t panels = (weight.out_features() + kPanelFeatures - 1) / kPanelFeatures;
+    parallel_pieces(threads, panels, [&](std::int64_t first, std::int64_t last) {
       alignas(64) float sums[kRowsPerPass][kPanelFeatures];
       for (std::int64_t p = first; p < last; ++p) {
         multiply_panel(weight.panel(p), blocks, scratch.as<BF16>(), rows, sums);

@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <utility>
@@ -56,6 +57,23 @@ inline std::pair<std::int64_t, std::int64_t> share(std::int64_t n, int part, int
   const std::int64_t begin = std::min(n, grains * part / parts * grain);
   const std::int64_t end = std::min(n, grains * (part + 1) / parts * grain);
   return {begin, end};
+}
+
+// fn(begin, end) for pieces of [0, n), handed out as threads come for them, smaller towards the end: a thread
+// whose core another process has taken keeps the others waiting for one piece only. For results that do not
+// depend on who computes them.
+template <class Fn>
+void parallel_pieces(int threads, std::int64_t n, Fn&& fn) {
+  if (n == 0) return;
+  std::atomic<std::int64_t> next{0};
+  parallel(threads, [&](int) {
+    for (std::int64_t begin = next.load(std::memory_order_relaxed); begin < n;) {
+      const std::int64_t end = begin + std::max<std::int64_t>(1, (n - begin) / (2 * threads));
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      fn(begin, end);
+      begin = next.load(std::memory_order_relaxed);
+    }
+  });
 }
 
 // Rows [0, n) in equal contiguous shares, the same share for the same thread every time: what a thread wrote

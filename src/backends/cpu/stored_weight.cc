@@ -69,8 +69,8 @@ void StoredWeight::multiply(const LinearParams& params, const StoredKernels& ker
       }
     });
     const std::span<const QuantizedRow> x(quantized, static_cast<std::size_t>(count));
-    parallel(threads, [&](int thread) {
-      const auto [first, last] = share(static_cast<std::int64_t>(groups_.size()), thread, threads);
+    const auto groups = static_cast<std::int64_t>(groups_.size());
+    parallel_pieces(threads, groups, [&](std::int64_t first, std::int64_t last) {
       alignas(64) float sums[kRowsPerPass][kGroupRows];
       for (std::int64_t g = first; g < last; ++g) {
         const Group& group = groups_[g];

@@ -2,7 +2,6 @@
 
 #include <omp.h>
 
-#include <thread>
 #include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,20 +12,21 @@ namespace {
 
 thread_local Team* current_team = nullptr;
 
-// Waiting between two operations takes microseconds; where it takes longer, another process may need the
-// core.
-template <class Done>
-void spin_until(Done done) {
-  constexpr int kSpins = 4096;
-  for (int i = 0; !done(); ++i) {
-    if (i >= kSpins) {
-      std::this_thread::yield();
-      continue;
-    }
+// Trying the team costs up to a time slice of the scheduler, some milliseconds.
+constexpr std::chrono::milliseconds kAlone{200};
+
+// Returns when `value` is no longer `old`, and whether that took longer than operations do.
+template <class T>
+bool wait_for_change(const std::atomic<T>& value, T old) {
+  constexpr int kSpins = 8192;  // some 100 microseconds
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return false;
 #if defined(__x86_64__)
     _mm_pause();
 #endif
   }
+  value.wait(old, std::memory_order_acquire);
+  return true;
 }
 
 }  // namespace
@@ -42,43 +42,72 @@ void Team::execute(int thread) {
   }
 }
 
+// Increments are sequentially consistent: notify must not look for sleepers before they are seen.
+void Team::begin_round() {
+  round_.fetch_add(1);
+  round_.notify_all();
+}
+
 void Team::run_all() {
-  busy_.store(threads_ - 1, std::memory_order_relaxed);
-  round_.fetch_add(1, std::memory_order_release);
-  execute(0);
-  spin_until([&] { return busy_.load(std::memory_order_acquire) == 0; });
+  if (alone_) {
+    for (int thread = 0; thread < threads_; ++thread) execute(thread);
+  } else {
+    busy_.store(threads_ - 1, std::memory_order_relaxed);
+    begin_round();
+    execute(0);
+    for (int busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) {
+      alone_ |= wait_for_change(busy_, busy);
+    }
+  }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void Team::serve(int thread) {
-  for (std::uint32_t seen = 0;;) {
-    spin_until([&] { return round_.load(std::memory_order_acquire) != seen; });
-    ++seen;
+  for (std::uint32_t seen = 0;; ++seen) {
+    wait_for_change(round_, seen);
     if (closed_.load(std::memory_order_relaxed)) return;
     execute(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    if (busy_.fetch_sub(1) == 1) busy_.notify_one();
   }
 }
 
-void Team::open(int threads, const std::function<void()>& body) {
-  if (threads == 1 || current_team != nullptr) return body();
-  Team team(threads);
+void Team::open(const std::function<void()>& body) {
+  if (threads_ == 1 || current_team != nullptr) return body();
+  alone_ = std::chrono::steady_clock::now() < try_again_;
+  if (!alone_) {
+    open_region(body);
+    if (alone_) try_again_ = std::chrono::steady_clock::now() + kAlone;
+    return;
+  }
+  current_team = this;
+  try {
+    body();
+  } catch (...) {
+    current_team = nullptr;
+    throw;
+  }
+  current_team = nullptr;
+}
+
+void Team::open_region(const std::function<void()>& body) {
+  round_.store(0, std::memory_order_relaxed);
+  closed_.store(false, std::memory_order_relaxed);
   std::exception_ptr failure;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads_)
   {
     if (omp_get_thread_num() != 0) {
-      team.serve(omp_get_thread_num());
+      serve(omp_get_thread_num());
     } else {
-      if (omp_get_num_threads() == threads)
-        current_team = &team;  // otherwise the region's other threads just wait
+      if (omp_get_num_threads() == threads_)
+        current_team = this;  // otherwise the region's other threads just wait
       try {
         body();
       } catch (...) {
         failure = std::current_exception();
       }
       current_team = nullptr;
-      team.closed_.store(true, std::memory_order_relaxed);
-      team.round_.fetch_add(1, std::memory_order_release);
+      closed_.store(true, std::memory_order_relaxed);
+      begin_round();
     }
   }
   if (failure) std::rethrow_exception(failure);

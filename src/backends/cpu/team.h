@@ -1,12 +1,18 @@
 // Team: the backend's threads kept awake over many small operations, as in decoding, where waking them
 // through OpenMP for each of some 200 operations would cost a tenth of a token's time. One OpenMP region
-// stays open; the threads but the first spin until parallel() hands them work.
+// stays open; the threads but the first wait until parallel() hands them work: a while on their cores, then
+// asleep.
 //
-// Made by Backend::together(), used by parallel() alone. Inside, no other OpenMP region gets threads: oneDNN
-// must not be called.
+// Operations take microseconds, so threads that another process keeps from their cores would hold up every
+// one of them. Once the first thread has waited much longer than that, it does all of the work itself for a
+// while, as fast as one thread is, and then tries the team again.
+//
+// Owned by the backend, opened by Backend::together(), used by parallel() alone. Inside, no other OpenMP
+// region gets threads: oneDNN must not be called.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -16,15 +22,18 @@ namespace winnow::cpu {
 
 class Team {
  public:
-  // Runs body() on the calling thread, with the others of `threads` waiting for work.
-  static void open(int threads, const std::function<void()>& body);
+  explicit Team(int threads) : threads_(threads) {}
+
+  // Runs body() on the calling thread, with the others waiting for work. By one thread at a time.
+  void open(const std::function<void()>& body);
 
   // The team whose body the calling thread runs, or nullptr.
   static Team* current();
 
   int threads() const { return threads_; }
 
-  // work(thread) on every thread of the team; returns when all are done. The first exception is thrown again.
+  // work(thread) for every thread of the team, on that thread or, while the others are kept from their cores,
+  // on the calling one; returns when all are done. The first exception is thrown again.
   template <class Fn>
   void run(Fn& work) {
     context_ = &work;
@@ -33,12 +42,15 @@ class Team {
   }
 
  private:
-  explicit Team(int threads) : threads_(threads) {}
+  void open_region(const std::function<void()>& body);
+  void begin_round();
   void run_all();
   void serve(int thread);
   void execute(int thread);
 
   int threads_;
+  bool alone_ = false;  // whether the first thread does everything
+  std::chrono::steady_clock::time_point try_again_;
   void* context_ = nullptr;
   void (*call_)(void*, int) = nullptr;
   std::mutex failure_mutex_;
