@@ -15,17 +15,21 @@
 namespace winnow {
 namespace {
 
-// Estimates of attention shares spread over orders of magnitude, and so must the thresholds.
-constexpr float kLowestThreshold = 3e-4f, kHighestThreshold = 0.5f;
 constexpr std::size_t kGridPoints = 9;
+// By maximum: estimates of attention shares spread over orders of magnitude, and so must the thresholds.
+constexpr double kLowestShare = 3e-4, kHighestShare = 0.5;
+// By mass: what may be left out.
+constexpr double kLeastLeft = 0.005, kMostLeft = 0.7;
 // A layer's sensitivity is taken where about this share of it is left: enough error to stand above rounding.
 constexpr double kProbeDensity = 0.12;
 
-std::vector<float> threshold_grid() {
+std::vector<float> threshold_grid(BlockCriterion criterion) {
   std::vector<float> grid;
   for (std::size_t i = 0; i < kGridPoints; ++i) {
     const double t = static_cast<double>(i) / (kGridPoints - 1);
-    grid.push_back(static_cast<float>(kLowestThreshold * std::pow(kHighestThreshold / kLowestThreshold, t)));
+    grid.push_back(static_cast<float>(criterion == BlockCriterion::kMaximum
+                                          ? kLowestShare * std::pow(kHighestShare / kLowestShare, t)
+                                          : 1 - kLeastLeft * std::pow(kMostLeft / kLeastLeft, t)));
   }
   return grid;
 }
@@ -324,7 +328,7 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
   }
   const Architecture& arch = engine.arch();
   curves = {};
-  curves.grid = threshold_grid();
+  curves.grid = threshold_grid(settings.attention.rule.criterion);
   curves.layers = arch.layers;
   curves.heads = arch.heads;
   curves.density.assign(static_cast<std::size_t>(arch.layers * arch.heads) * curves.grid.size(), 0.0);
@@ -356,6 +360,10 @@ bool measure_block_curves(const Engine& engine, const CurveSettings& settings,
     return true;
   }
   for (double& error : curves.error) error /= queries;
+  if (settings.sensitivity_windows == 0) {
+    curves.sensitivity.assign(static_cast<std::size_t>(curves.layers), 1.0);
+    return true;
+  }
   return measure_sensitivity(
       engine, settings,
       [&](double done) {

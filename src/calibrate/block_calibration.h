@@ -22,7 +22,7 @@
 namespace winnow {
 
 struct BlockCurves {
-  std::vector<float> grid;  // thresholds, ascending
+  std::vector<float> grid;  // thresholds, from careful to bold
   std::int64_t layers = 0, heads = 0;
   std::vector<double> density, error;  // [layers][heads][grid]; density: of what the layer's queries see
   std::vector<double> sensitivity;     // [layers] KL per unit of error
@@ -38,7 +38,7 @@ BlockCurves block_curves_from_json(const nlohmann::json& json);
 struct CurveSettings {
   AttentionPolicy attention;                  // its thresholds are not used
   std::vector<std::vector<TokenId>> windows;  // of texts, for densities and errors
-  std::int64_t sensitivity_windows = 1;       // of these, and
+  std::int64_t sensitivity_windows = 1;       // of these (0: layers count alike), and
   std::int64_t sensitivity_tokens = 2048;     // the first so many tokens of each
 
   // Empty, or what says more than passes with a layer cut: [tokens, q_dim] float32, the gradient by what the

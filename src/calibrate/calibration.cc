@@ -7,10 +7,12 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "calibrate/candidates.h"
 #include "calibrate/prediction.h"
 #include "calibrate/retrieval_signal.h"
+#include "calibrate/selector_choice.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
 #include "eval/niah_tasks.h"
@@ -18,7 +20,6 @@
 #include "eval/summary.h"
 #include "eval/window_workload.h"
 #include "sparsity/attention_json.h"
-#include "sparsity/selector.h"
 
 namespace winnow {
 namespace {
@@ -27,8 +28,12 @@ using nlohmann::json;
 
 // Items that the ladders are measured on, before combinations meet the whole search set.
 constexpr std::int64_t kCoarseWindows = 4, kCoarseNeedles = 8;
+constexpr std::size_t kSelectorTokens = 2048;
 constexpr std::int64_t kCurveWindows = 2, kSignalPrompts = 8, kSecondQuestions = 20;
-// Combinations measured on the search set at a time, and how often the budget is tightened before giving up.
+// A rung of a ladder that loses so many times the budget: bolder ones are not tried.
+constexpr double kHopeless = 1.5;
+// Combinations measured on the search set at most before one meets the held-out texts, and how often the
+// budget is tightened before giving up.
 constexpr std::size_t kFinalists = 3;
 constexpr int kRounds = 4;
 // What is measured on the search set must stay this far below the budget: chosen policies look better than
@@ -60,18 +65,6 @@ std::string stages_text(const TokenPolicy& tokens) {
     text += fmt::format("{}{}:{:.2f}", text.empty() ? "" : ",", stage.layer, stage.keep);
   }
   return text;
-}
-
-AttentionPolicy block_selection() {
-  AttentionPolicy attention = attention_policy(SelectorKind::kPooled);
-  attention.rule.criterion = BlockCriterion::kMaximum;
-  attention.rule.q_block = 32;
-  attention.rule.k_block = 16;
-  attention.rule.pool = 16;
-  attention.rule.outliers = 2;
-  attention.rule.query_stride = 8;
-  attention.dense_last_tokens = 32;
-  return attention;
 }
 
 }  // namespace
@@ -174,7 +167,6 @@ class Calibration::Search {
             {"seed", settings_.seed},
             {"windows", {settings_.search_windows, settings_.held_out_windows}},
             {"needles", settings_.search_needles},
-            {"attention", attention_to_json(block_selection())},
             {"winnow", WINNOW_VERSION},
             {"precision", static_cast<int>(engine_.backend().precision())}};
   }
@@ -186,6 +178,7 @@ class Calibration::Search {
     try {
       signal_ = retrieval_signal_from_json(state.at("signal"));
       curves_ = block_curves_from_json(state.at("curves"));
+      attention_ = read_attention(state.at("attention"), options_.state_file);
     } catch (const json::exception&) {
       return false;  // of another version: measured again
     } catch (const Error&) {
@@ -195,7 +188,10 @@ class Calibration::Search {
   }
   void save_state() const {
     if (options_.state_file.empty()) return;
-    const json state = {{"identity", identity()}, {"signal", to_json(signal_)}, {"curves", to_json(curves_)}};
+    const json state = {{"identity", identity()},
+                        {"signal", to_json(signal_)},
+                        {"attention", attention_to_json(attention_)},
+                        {"curves", to_json(curves_)}};
     write_file_atomically(options_.state_file, state.dump() + "\n");
   }
 
@@ -208,10 +204,16 @@ class Calibration::Search {
     signal_ = measure_retrieval_signal(engine_, prompts, {}, step(0, 0.04, "where needles are seen"),
                                        options_.cancelled);
     if (signal_.layers == 0) return false;
+    const auto tokens = std::span(search_windows_.front());
+    const auto selector =
+        choose_selector(engine_, tokens.first(std::min<std::size_t>(tokens.size(), kSelectorTokens)),
+                        step(0.04, 0.08, "selectors of blocks"), options_.cancelled);
+    if (!selector) return false;
+    attention_ = *selector;
     const std::int64_t windows = std::min(kCurveWindows, std::ssize(search_windows_));
-    const CurveSettings curves{.attention = block_selection(),
+    const CurveSettings curves{.attention = attention_,
                                .windows = {search_windows_.begin(), search_windows_.begin() + windows}};
-    if (!measure_block_curves(engine_, curves, step(0.04, 0.2, "errors by head"), options_.cancelled,
+    if (!measure_block_curves(engine_, curves, step(0.08, 0.2, "errors by head"), options_.cancelled,
                               curves_)) {
       return false;
     }
@@ -232,72 +234,147 @@ class Calibration::Search {
     return runner;
   }
 
+  using Samples = std::vector<std::vector<Sample>>;  // [policies][items]
+  std::optional<Samples> samples(const std::vector<EvalPolicy>& policies, std::unique_ptr<Workload> items,
+                                 const RunnerOptions& runner) const {
+    std::vector<std::unique_ptr<Workload>> workloads;
+    workloads.push_back(std::move(items));
+    RunResult run = run_evaluation(engine_, policies, workloads, runner);
+    if (!run.finished()) return std::nullopt;
+    return std::move(run.samples.front());
+  }
+
   // The policies, dense first. Empty when cancelled.
   std::vector<Measured> measure(std::vector<EvalPolicy> policies, const Sets& sets, double from, double to,
                                 const char* what) {
-    policies.insert(policies.begin(), named("dense", {}));
     const Workloads& of = sets.held_out ? held_out_ : search_;
-    std::vector<std::unique_ptr<Workload>> workloads;
-    workloads.push_back(first_items(*of.windows, sets.windows));
-    workloads.push_back(first_items(*of.needles, sets.needles));
-    const RunResult run = run_evaluation(engine_, policies, workloads, runner_options(from, to, what));
-    if (!run.finished()) return {};
-    std::vector<Measured> all;
-    for (std::size_t p = 0; p < policies.size(); ++p) {
-      Measured measured = measure_samples(policies[p], run.samples[0][p], run.samples[1][p],
-                                          run.samples[0][0], run.samples[1][0]);
-      measured.held_out = sets.held_out;
-      all.push_back(std::move(measured));
+    const double middle = (from + to) / 2;
+    const auto needles =
+        samples(policies, first_items(*of.needles, sets.needles), runner_options(from, middle, what));
+    if (!needles) return {};
+    const auto dense_niah = find_dense_niah(*needles, sets, runner_options(middle, middle, what));
+    if (!dense_niah) return {};
+    policies.insert(policies.begin(), named("dense", {}));
+    const auto windows =
+        samples(policies, first_items(*of.windows, sets.windows), runner_options(middle, to, what));
+    if (!windows) return {};
+
+    Measured dense = measure_samples(policies[0], (*windows)[0], {}, (*windows)[0]);
+    dense.needles = sets.needles;
+    dense.niah = *dense_niah;
+    std::vector<Measured> all{std::move(dense)};
+    for (std::size_t p = 1; p < policies.size(); ++p) {
+      all.push_back(measure_samples(policies[p], (*windows)[p], (*needles)[p - 1], (*windows)[0]));
     }
-    result_.frontier.insert(result_.frontier.end(), all.begin(), all.end());
+    for (Measured& measured : all) {
+      measured.held_out = sets.held_out;
+      remember(measured);
+    }
     return all;
+  }
+
+  // The share of the needles that dense finds. It is asked for those that some policy lost, on the same set:
+  // the others count as found by dense as well, which can only raise what policies must find. The frontier
+  // shows dense beside others, and has it asked for all.
+  std::optional<double> find_dense_niah(const Samples& of_policies, const Sets& sets,
+                                        const RunnerOptions& runner) {
+    if (sets.needles == 0) return 1;
+    std::set<std::int64_t>& asked = sets.held_out ? asked_of_dense_held_out_ : asked_of_dense_;
+    for (const std::vector<Sample>& policy : of_policies) {
+      for (std::int64_t i = 0; i < std::ssize(policy); ++i) {
+        if (options_.baselines || policy[i].values.at("score") < 1) asked.insert(i);
+      }
+    }
+    std::vector<std::int64_t> numbers(asked.begin(), asked.lower_bound(sets.needles));
+    const Workloads& of = sets.held_out ? held_out_ : search_;
+    const auto dense = samples({named("dense", {})}, some_items(*of.needles, numbers), runner);
+    if (!dense) return std::nullopt;
+    double lost = 0;
+    for (const Sample& sample : dense->front()) lost += 1 - sample.values.at("score");
+    return 1 - lost / static_cast<double>(sets.needles);
+  }
+
+  // A row of the frontier, or another value of the same: dense is measured beside every policy.
+  void remember(const Measured& measured) {
+    const auto same = std::find_if(result_.frontier.begin(), result_.frontier.end(), [&](const Measured& m) {
+      return m.policy.name == measured.policy.name && m.held_out == measured.held_out &&
+             m.windows == measured.windows && m.needles == measured.needles;
+    });
+    if (same == result_.frontier.end()) {
+      result_.frontier.push_back(measured);
+    } else {
+      *same = measured;
+    }
   }
 
   // What the policy finds of a second needle, asked for after the prompt was read for the first. False when
   // cancelled.
   bool measure_second_question(Measured& measured) {
-    std::vector<std::unique_ptr<Workload>> workloads;
-    workloads.push_back(first_items(*held_out_.second_questions, kSecondQuestions));
-    const RunResult run =
-        run_evaluation(engine_, {measured.policy}, workloads, runner_options(0.95, 1, "a second question"));
-    if (run.finished()) measured.second_question = estimate(run.samples[0][0], "score")->value;
-    return run.finished();
+    const auto answers =
+        samples({measured.policy}, first_items(*held_out_.second_questions, kSecondQuestions),
+                runner_options(0.95, 1, "a second question"));
+    if (answers) measured.second_question = estimate(answers->front(), "score")->value;
+    return answers.has_value();
   }
 
-  bool measure_ladders() { return measure_block_ladder() && measure_token_ladder(); }
-
-  // On windows alone: blocks lose no needles that their KL does not tell of (docs/quality.md), and finalists
-  // are measured on needles anyway.
-  bool measure_block_ladder() {
-    std::vector<EvalPolicy> policies;
-    for (const double density : density_candidates()) {
-      Policy policy;
-      policy.attention = block_selection();
-      policy.attention.thresholds = choose_thresholds(curves_, density).thresholds;
-      policies.push_back(named(fmt::format("blocks {:.2f}", density), policy));
-    }
-    std::vector<Measured> measured =
-        measure(std::move(policies), {kCoarseWindows, 0, false}, 0.2, 0.3, "blocks of attention");
-    if (measured.empty()) return false;
-    blocks_.assign(measured.begin() + 1, measured.end());
+  bool measure_ladders() {
+    // On windows alone: blocks lose no needles that their KL does not tell of (docs/quality.md), and
+    // finalists are measured on needles anyway.
+    const auto blocks = climb(block_policies(), {kCoarseWindows, 0, false}, 0.2, 0.3, "blocks of attention");
+    if (!blocks) return false;
+    const auto tokens =
+        climb(token_policies(), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false},
+              0.3, 0.5, "stages");
+    if (!tokens) return false;
+    blocks_ = *blocks;
+    tokens_ = *tokens;
+    for (Measured& policy : blocks_) policy.niah = dense_.niah;
     return true;
   }
 
-  bool measure_token_ladder() {
+  std::vector<EvalPolicy> block_policies() const {
+    std::vector<EvalPolicy> policies;
+    for (const double density : density_candidates()) {
+      Policy policy;
+      policy.attention = attention_;
+      policy.attention.thresholds = choose_thresholds(curves_, density).thresholds;
+      policies.push_back(named(fmt::format("blocks {:.2f}", density), policy));
+    }
+    return policies;
+  }
+
+  std::vector<EvalPolicy> token_policies() const {
     std::vector<EvalPolicy> policies;
     for (const TokenPolicy& tokens : token_candidates(signal_)) {
       Policy policy;
       policy.tokens = tokens;
       policies.push_back(named("stages " + stages_text(tokens), policy));
     }
-    std::vector<Measured> measured = measure(
-        std::move(policies), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false}, 0.3,
-        0.5, "stages");
-    if (measured.empty()) return false;
-    dense_ = measured.front();
-    tokens_.assign(measured.begin() + 1, measured.end());
-    for (Measured& blocks : blocks_) blocks.niah = dense_.niah;
-    return true;
+    return policies;
+  }
+
+  // The rungs of a ladder, careful ones first, up to one that is far beyond the budget; all for the frontier.
+  // Nothing when cancelled.
+  std::optional<std::vector<Measured>> climb(const std::vector<EvalPolicy>& rungs, const Sets& sets,
+                                             double from, double to, const char* what) {
+    std::vector<Measured> climbed;
+    for (std::size_t i = 0; i < rungs.size(); ++i) {
+      const double begin = from + (to - from) * static_cast<double>(i) / static_cast<double>(rungs.size());
+      const double end = begin + (to - from) / static_cast<double>(rungs.size());
+      const auto measured = measure({rungs[i]}, sets, begin, end, what);
+      if (measured.empty()) return std::nullopt;
+      dense_ = measured[0];
+      climbed.push_back(measured[1]);
+      if (!options_.baselines && far_beyond(measured[1])) break;
+    }
+    return climbed;
+  }
+
+  // By the KL: it is no larger than the change of cross-entropy that comes with it, and far less noisy.
+  bool far_beyond(const Measured& measured) const {
+    const QualityBudget& budget = settings_.budget;
+    return (budget.max_kl && measured.kl > kHopeless * *budget.max_kl) ||
+           (budget.max_dce && measured.kl > kHopeless * *budget.max_dce);
   }
 
   struct Combination {
@@ -350,36 +427,39 @@ class Calibration::Search {
     return speed_only ? -kl : speedup;
   }
 
-  // The combinations that should be best within the budget, measured on the search set. Those that were
-  // measured before teach the prediction how far it is off.
-  bool measure_finalists() {
+  // The combinations that should be best within the budget and were not measured yet, best first.
+  std::vector<Combination> next_combinations() const {
     std::vector<Combination> all = combinations();
     const auto known = [&](const Combination& c) {
       return std::any_of(finalists_.begin(), finalists_.end(),
                          [&](const Measured& m) { return m.policy.name == c.policy.name; });
     };
     all.erase(std::remove_if(all.begin(), all.end(), known), all.end());
-    const double allowed = 1.15;  // predictions from few items: those a little above may turn out within
     std::stable_sort(all.begin(), all.end(), [&](const Combination& a, const Combination& b) {
       const auto key = [&](const Combination& c) {
         const auto& p = c.predicted;
         const double over =
-            std::max(allowed, overshoot(p.kl, p.dce, p.niah, p.speedup, dense_.niah, strictness_));
+            std::max(1.0, overshoot(p.kl, p.dce, p.niah, p.speedup, dense_.niah, strictness_));
         return std::pair(-over, merit(p.kl, p.speedup));
       };
       return key(a) > key(b);
     });
-    std::vector<EvalPolicy> policies;
-    for (const Combination& c : all) {
-      if (policies.size() == kFinalists) break;
-      policies.push_back(c.policy);
+    if (all.size() > kFinalists) all.resize(kFinalists);
+    return all;
+  }
+
+  // One combination after the other on the search set, until one holds: it is the fastest of those that
+  // should.
+  bool measure_finalists() {
+    for (const Combination& combination : next_combinations()) {
+      const auto measured =
+          measure({combination.policy}, {settings_.search_windows, settings_.search_needles, false}, 0.5,
+                  0.75, "combinations");
+      if (measured.empty()) return false;
+      search_dense_ = measured[0];
+      finalists_.push_back(measured[1]);
+      if (overshoot(measured[1], measured[0], kSearchMargin * strictness_) <= 1) break;
     }
-    if (policies.empty()) return true;
-    const auto measured = measure(policies, {settings_.search_windows, settings_.search_needles, false}, 0.5,
-                                  0.75, "combinations");
-    if (measured.empty()) return false;
-    search_dense_ = measured.front();
-    finalists_.insert(finalists_.end(), measured.begin() + 1, measured.end());
     return true;
   }
 
@@ -401,7 +481,7 @@ class Calibration::Search {
     auto measured = measure({untried->policy}, {settings_.held_out_windows, settings_.held_out_needles, true},
                             0.75, 0.95, "held-out texts");
     if (measured.empty() || !measure_second_question(measured[1])) return false;
-    result_.frontier.back() = measured[1];
+    remember(measured[1]);
     consider(measured[1], measured.front());
     return true;
   }
@@ -423,11 +503,11 @@ class Calibration::Search {
       policy.eviction = KvEviction{.kind = kind, .keep = rows};
       policies.push_back(std::move(policy));
     }
-    const std::size_t before = result_.frontier.size();
-    const auto measured =
+    auto measured =
         measure(policies, {settings_.search_windows, settings_.search_needles, false}, 0.98, 1, "baselines");
-    for (std::size_t i = before; i < result_.frontier.size(); ++i) {
-      result_.frontier[i].baseline = !result_.frontier[i].policy.dense();
+    for (std::size_t i = 1; i < measured.size(); ++i) {
+      measured[i].baseline = true;
+      remember(measured[i]);
     }
     return !measured.empty();
   }
@@ -475,8 +555,10 @@ class Calibration::Search {
   std::vector<std::vector<TokenId>> search_windows_, held_out_windows_;
   Workloads search_, held_out_;
   RetrievalSignal signal_;
+  AttentionPolicy attention_;  // selector and blocks; thresholds by curves_
   BlockCurves curves_;
   Measured dense_, search_dense_;  // on the coarse and on the whole search set
+  std::set<std::int64_t> asked_of_dense_, asked_of_dense_held_out_;  // numbers of needles
   std::vector<Measured> blocks_, tokens_, finalists_;
   std::vector<std::string> tried_;  // on the held-out set
   double strictness_ = 1;

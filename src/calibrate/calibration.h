@@ -2,9 +2,9 @@
 //
 // 1. Where the retrieval signal lives (retrieval_signal.h) decides where stages may stand.
 // 2. Curves of density and error by head (block_calibration.h) give thresholds for any density.
-// 3. Ladders of token policies and of block densities are measured on a few windows and needles; what
-//    combinations of them will cost is predicted from that, and the fastest that should hold the budget are
-//    measured on the whole search set.
+// 3. Ladders of token policies and of block densities are climbed on a few windows and needles, until far
+//    beyond the budget; what combinations of them will cost is predicted from that, and those that should
+//    hold the budget are measured on the whole search set, the fastest first, until one holds.
 // 4. The fastest that held is measured on held-out windows and needles, which nothing was chosen by. If it
 //    fails there, the next one is tried, with a budget as much tighter.
 // Everything measured goes to a journal, so that an interrupted calibration goes on where it stopped.

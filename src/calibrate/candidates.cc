@@ -18,7 +18,7 @@ constexpr double kReserve = 1.25;
 struct Keeps {
   double early, first, middle;
 };
-constexpr Keeps kLadder[] = {{0.85, 0.65, 1},    {0.75, 0.55, 0.45}, {0.62, 0.44, 0.32},
+constexpr Keeps kLadder[] = {{0.85, 0.65, 1},    {0.80, 0.55, 1},    {0.75, 0.55, 0.45}, {0.62, 0.44, 0.32},
                              {0.55, 0.36, 0.26}, {0.48, 0.28, 0.20}, {0.40, 0.22, 0.14}};
 constexpr double kQuota = 0.5;
 
@@ -108,6 +108,6 @@ std::vector<TokenPolicy> token_candidates(const RetrievalSignal& signal) {
   return candidates;
 }
 
-std::vector<double> density_candidates() { return {0.45, 0.30, 0.22, 0.16, 0.11}; }
+std::vector<double> density_candidates() { return {0.30, 0.22, 0.16, 0.11, 0.08}; }
 
 }  // namespace winnow

@@ -6,12 +6,13 @@
 namespace winnow {
 namespace {
 
-void add_speedups(std::span<const Sample> samples, std::span<const Sample> dense,
-                  std::vector<double>& speedups) {
+std::vector<double> speedups_over(std::span<const Sample> dense, std::span<const Sample> samples) {
+  std::vector<double> speedups;
   for (std::size_t i = 0; i < samples.size(); ++i) {
     if (!samples[i].ttft_ms || !dense[i].ttft_ms || samples[i].cold || dense[i].cold) continue;
     speedups.push_back(*dense[i].ttft_ms / *samples[i].ttft_ms);
   }
+  return speedups;
 }
 
 double value_or_zero(const std::optional<Estimate>& estimate) { return estimate ? estimate->value : 0; }
@@ -23,8 +24,7 @@ nlohmann::json or_null(const std::optional<double>& value) {
 }  // namespace
 
 Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windows,
-                         std::span<const Sample> needles, std::span<const Sample> dense_windows,
-                         std::span<const Sample> dense_needles) {
+                         std::span<const Sample> needles, std::span<const Sample> dense_windows) {
   Measured measured;
   measured.policy = policy;
   measured.windows = std::ssize(windows);
@@ -35,9 +35,7 @@ Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windo
   }
   measured.dce = value_or_zero(estimate(windows, "dce"));
   measured.niah = value_or_zero(estimate(needles, "score"));
-  std::vector<double> speedups;
-  add_speedups(windows, dense_windows, speedups);
-  add_speedups(needles, dense_needles, speedups);
+  const std::vector<double> speedups = speedups_over(dense_windows, windows);
   measured.timed = !speedups.empty();
   if (measured.timed) measured.speedup = percentile(speedups, 0.5);
   const CostSummary cost = summarize_cost(windows);

@@ -24,10 +24,9 @@ struct Measured {
 };
 nlohmann::json to_json(const Measured& measured);
 
-// `dense` are the dense samples of the same items, in the same order: the speed-up is the median over the
-// items of dense time / policy time.
+// `dense_windows` are the dense samples of the same windows, in the same order: the speed-up is the median
+// over the windows of dense time / policy time.
 Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windows,
-                         std::span<const Sample> needles, std::span<const Sample> dense_windows,
-                         std::span<const Sample> dense_needles);
+                         std::span<const Sample> needles, std::span<const Sample> dense_windows);
 
 }  // namespace winnow

@@ -1,6 +1,7 @@
 #include "calibrate/prediction.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace winnow {
 
@@ -18,8 +19,8 @@ CombinationModel::CombinationModel(const Measured& dense, std::span<const Measur
 
 CombinationModel::Prediction CombinationModel::combine(const Measured& tokens, const Measured& blocks) const {
   Prediction prediction;
-  prediction.kl = tokens.kl + blocks.kl;
-  prediction.dce = tokens.dce + blocks.dce;
+  prediction.kl = std::hypot(tokens.kl, blocks.kl);
+  prediction.dce = std::hypot(std::max(0.0, tokens.dce), std::max(0.0, blocks.dce));
   prediction.niah = tokens.niah + blocks.niah - dense_niah_;
   const double time = 1 / tokens.speedup - attention_share_ * (1 - blocks.density) * tokens.attn_work;
   prediction.speedup = 1 / std::max(time, 0.02);

@@ -5,7 +5,9 @@
 
 namespace winnow {
 
-// Losses add up; the share of attention's time that blocks save applies to the attention that pruning leaves.
+// Losses add up as the sides of a right angle do: much of what blocks lose has been dropped by stages already
+// (docs/quality.md). The share of attention's time that blocks save applies to the attention that pruning
+// leaves.
 class CombinationModel {
  public:
   // `dense` and the measured policies that only select blocks: they tell how much time attention takes.

@@ -183,6 +183,7 @@ constexpr const char* kFooter =
   ruler_*                           niah_single_1..3, niah_multikey_1..3, niah_multivalue, niah_multiquery, vt, cwe, fwe
   longbench=FILE                    a LongBench data set in its published JSON lines format
 Policies: as everywhere (dense, keep08, FILE, keep08:recency, ...), and beside them
+  recency, attention, norm, random  alone: the stages of the other policies with that scorer, for comparison
   keep08:oracle                     scored by the attention the following text really pays: a ceiling, not a policy
   snapkv=0.3  h2o=0.3               dense prefill, then only that share of each layer's cached rows is kept
   "POLICY>snapkv=0.3"               the policy's prefill, then the same

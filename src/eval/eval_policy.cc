@@ -35,6 +35,15 @@ std::optional<KvEviction> read_eviction(std::string_view text, const std::string
   return std::nullopt;
 }
 
+// The scorer that a text names and nothing else; of those that need no file.
+std::optional<ScorerKind> plain_scorer(const std::string& text) {
+  for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kRecency, ScorerKind::kNorm,
+                                  ScorerKind::kRandom, ScorerKind::kOracle}) {
+    if (text == scorer_name(scorer)) return scorer;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 EvalPolicy parse_eval_policy(const std::string& text, const ModelFacts& model) {
@@ -56,6 +65,38 @@ EvalPolicy parse_eval_policy(const std::string& text, const ModelFacts& model) {
     return policy;
   }
   return {text, parse_policy(text, model), std::nullopt};
+}
+
+std::vector<EvalPolicy> parse_eval_policies(const std::vector<std::string>& texts, const ModelFacts& model) {
+  std::vector<EvalPolicy> named;
+  for (const std::string& text : texts) {
+    if (!plain_scorer(text)) named.push_back(parse_eval_policy(text, model));
+  }
+  std::vector<EvalPolicy> all;
+  auto next = named.begin();
+  for (const std::string& text : texts) {
+    const auto scorer = plain_scorer(text);
+    if (!scorer) {
+      all.push_back(*next++);
+      continue;
+    }
+    const std::size_t before = all.size();
+    for (EvalPolicy policy : named) {
+      if (!policy.policy.prunes() || policy.eviction) continue;
+      policy.name += ":" + text;
+      policy.policy.name = policy.name;
+      policy.policy.tokens = with_scorer(policy.policy.tokens, *scorer);
+      all.push_back(std::move(policy));
+    }
+    if (all.size() == before) {
+      fail(ErrorCode::kBadArgument,
+           "policy \"{}\": a scorer alone takes the stages of the other policies, and none of them has "
+           "stages; "
+           "or name some: keep08:{}",
+           text, text);
+    }
+  }
+  return all;
 }
 
 nlohmann::json to_json(const EvalPolicy& policy) {

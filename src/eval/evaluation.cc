@@ -113,8 +113,7 @@ Evaluation::Evaluation(const Engine& engine, EvaluationSettings settings)
 }
 
 void Evaluation::add_policies() {
-  for (const std::string& text : settings_.policies) {
-    const EvalPolicy policy = parse_eval_policy(text, engine_.facts());
+  for (const EvalPolicy& policy : parse_eval_policies(settings_.policies, engine_.facts())) {
     policies_.push_back(policy);
     if (policy.dense()) continue;  // nothing to vary, and there for comparison
     for (const std::string& ablation : settings_.ablations) {

@@ -20,7 +20,7 @@ std::string sample_key(const Engine& engine, const EvalPolicy& policy, const Wor
                                    said,
                                    workload.identity(),
                                    workload.length(),
-                                   item};
+                                   workload.number(item)};
   const std::string text = decisive.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);

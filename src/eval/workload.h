@@ -33,10 +33,13 @@ class Workload {
   // What decides an item's sample beside model and policy.
   virtual nlohmann::json identity() const = 0;
   virtual std::unique_ptr<Item> item(std::int64_t index) const = 0;
+  // The item's number in the workload that it was chosen from: a sample's key has that one.
+  virtual std::int64_t number(std::int64_t index) const { return index; }
 };
 
-// The first `count` items of a workload (all when it has no more), which must outlive it. A sample's key
-// stays the same.
+// Some items of a workload, which must outlive it. A sample's key stays the same.
+std::unique_ptr<Workload> some_items(const Workload& whole, std::vector<std::int64_t> numbers);
+// The first `count` (all when it has no more).
 std::unique_ptr<Workload> first_items(const Workload& whole, std::int64_t count);
 
 }  // namespace winnow

@@ -37,19 +37,50 @@ std::string eval_scatter(const json& results) {
                              .lines = false});
 }
 
+bool flag_of(const json& row, const char* key) {
+  return row.is_object() && row.value(key, json(false)) == true;
+}
+
+// What a row of the frontier was measured on, or as.
+const char* set_of(const json& row) {
+  return flag_of(row, "baseline") ? "baseline" : flag_of(row, "held_out") ? "held out" : "search set";
+}
+
+// Evictions after a dense prefill have no time of their own: they stand where dense does.
+double speedup_of(const json& row) {
+  const double speedup = number_of(row, "speedup");
+  return flag_of(row, "baseline") && !std::isfinite(speedup) ? 1 : speedup;
+}
+
 std::string frontier_chart(const json& frontier, const char* key, const std::string& label, bool log_y) {
-  ChartSeries held_out{"held out", {}}, search{"search set", {}};
+  std::vector<ChartSeries> sets{{"held out", {}}, {"search set", {}}, {"baseline", {}}};
   for (const json& row : frontier) {
-    const bool held = row.is_object() && row.value("held_out", json(false)) == true;
-    (held ? held_out : search)
-        .points.push_back(
-            {number_of(row, "speedup"), number_of(row, key), held ? text_of(row, "policy") : ""});
+    for (ChartSeries& set : sets) {
+      if (set.name != set_of(row)) continue;
+      set.points.push_back(
+          {speedup_of(row), number_of(row, key), set.name == "search set" ? "" : text_of(row, "policy")});
+    }
   }
-  return line_chart({held_out, search}, {.title = "Speed against " + label,
-                                         .x_label = "speed-up",
-                                         .y_label = label,
-                                         .log_y = log_y,
-                                         .lines = false});
+  return line_chart(sets, {.title = "Speed against " + label,
+                           .x_label = "speed-up",
+                           .y_label = label,
+                           .log_y = log_y,
+                           .lines = false});
+}
+
+// signal.recall is [layers][heads].
+ChartSeries recall_by_layer(const json& signal) {
+  ChartSeries series{"recall", {}};
+  const std::vector<double> recall = numbers_of(signal, "recall");
+  const double heads = number_of(signal, "heads");
+  if (!(heads >= 1)) return series;
+  for (std::size_t i = 0; i < recall.size(); ++i) {
+    const double layer = std::floor(static_cast<double>(i) / heads);
+    if (series.points.empty() || series.points.back().x < layer)
+      series.points.push_back({layer, recall[i], ""});
+    series.points.back().y = std::fmax(series.points.back().y, recall[i]);
+  }
+  return series;
 }
 
 }  // namespace
@@ -73,22 +104,19 @@ std::string frontier_section(const ResultFile& file) {
   const json& frontier = list_of(file.content, "frontier");
   HtmlTable table({"policy", "set", "KL", "ΔCE", "niah", "second question", "speed-up", "avgtok", "density"});
   for (const json& row : frontier) {
-    const bool held = row.is_object() && row.value("held_out", json(false)) == true;
-    table.add_row({text_of(row, "policy"), held ? "held out" : "search", short_number(number_of(row, "kl")),
+    table.add_row({text_of(row, "policy"), set_of(row), short_number(number_of(row, "kl")),
                    short_number(number_of(row, "dce")), percent_text(number_of(row, "niah")),
                    percent_text(number_of(row, "second_question_niah")),
                    times_text(number_of(row, "speedup")), short_number(number_of(row, "avgtok")),
                    short_number(number_of(row, "density"))});
   }
-  ChartSeries recall{"recall", {}};
-  double layer = 0;
-  for (const double value : numbers_of(file.content, "recall")) recall.points.push_back({layer++, value, ""});
   const std::string charts = frontier_chart(frontier, "kl", "KL, nats", true) +
                              frontier_chart(frontier, "niah", "needles found", false) +
-                             line_chart({recall}, {.title = "Needles among the best 20% of the tokens",
-                                                   .x_label = "layer",
-                                                   .y_label = "recall",
-                                                   .bands = true});
+                             line_chart({recall_by_layer(object_of(file.content, "signal"))},
+                                        {.title = "Needles among a head's best 10% of the tokens",
+                                         .x_label = "layer",
+                                         .y_label = "recall of its best head",
+                                         .bands = true});
   return section("Calibration: " + file.name, paragraph(origin_text(file.content)) +
                                                   "<div class=\"charts\">" + charts + "</div>\n" +
                                                   table.to_string(/*copyable=*/true));

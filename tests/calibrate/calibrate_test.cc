@@ -9,6 +9,7 @@
 #include "calibrate/candidates.h"
 #include "calibrate/prediction.h"
 #include "calibrate/retrieval_signal.h"
+#include "calibrate/selector_choice.h"
 #include "core/error.h"
 #include "sparsity/selector.h"
 #include "support/eval_testing.h"
@@ -139,7 +140,7 @@ TEST(StagePlaces, AreWhereAHeadKnows) {
 TEST(TokenCandidates, AreAFallingLadderOfStagesThatAskHeads) {
   const RetrievalSignal signal = signal_with({{2, 0, 0.2}, {7, 1, 0.04}, {15, 0, 0.02}});
   const std::vector<TokenPolicy> candidates = token_candidates(signal);
-  ASSERT_EQ(candidates.size(), 6u);
+  ASSERT_EQ(candidates.size(), 7u);
   for (const TokenPolicy& tokens : candidates) {
     std::int64_t before = 0;
     double kept = 1;
@@ -194,7 +195,7 @@ TEST(CombinationModel, ByHand) {
   const Measured tokens = measured(0.03, 0.8, 2, 1, 0.5);
   const auto both = model.combine(tokens, blocks);
   EXPECT_NEAR(both.speedup, 1 / (0.5 - 0.2), 1e-9);
-  EXPECT_NEAR(both.kl, 0.04, 1e-12);
+  EXPECT_NEAR(both.kl, std::hypot(0.03, 0.01), 1e-12);
   EXPECT_NEAR(both.niah, 0.7, 1e-12);
 }
 
@@ -209,6 +210,30 @@ TEST(NeedleTokens, CoverTheNeedle) {
   EXPECT_NE(covered.find("48213"), std::string::npos);
   EXPECT_LE(covered.size(), 9u);
   EXPECT_TRUE(needle_tokens(tokenizer, {prompt.tokens, "99999"}).empty());
+}
+
+// On a machine where only one candidate's blocks cost anything like nothing, that one is chosen.
+TEST(SelectorChoice, GoesByWhatBlocksCostHere) {
+  const std::vector<AttentionPolicy> candidates = selector_candidates();
+  for (const AttentionPolicy& cheap : candidates) {
+    const auto engine =
+        Engine::open({.model = WINNOW_TEST_DATA "/models/tiny-llama",
+                      .random_weights = "",
+                      .precision = Precision::kF32,
+                      .threads = 2,
+                      .progress = {},
+                      .attention_costs = [&](const BlockRule& rule) {
+                        const bool same =
+                            rule.estimator == cheap.rule.estimator && rule.k_block == cheap.rule.k_block;
+                        return AttentionCosts{
+                            .dense_ns = 1, .sparse_ns = same ? 1e-3 : 10, .setup_ns = 0, .plan_ns = 1e-3};
+                      }});
+    const std::vector<TokenId> tokens = engine->tokenizer().encode(some_text().content, false);
+    const auto chosen = choose_selector(*engine, std::span(tokens).first(400), {}, {});
+    ASSERT_TRUE(chosen);
+    EXPECT_EQ(chosen->selector, cheap.selector);
+    EXPECT_EQ(chosen->rule.k_block, cheap.rule.k_block);
+  }
 }
 
 class CalibrationTest : public testing::Test {

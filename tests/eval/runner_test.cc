@@ -236,6 +236,38 @@ TEST_F(RunnerTest, AForeignFileIsNoJournal) {
   EXPECT_EQ(Journal(scratch_.write("empty", "")).size(), 0u);  // a crash before the first line
 }
 
+TEST_F(RunnerTest, AScorerAloneTakesTheStagesOfTheOthers) {
+  const auto policies =
+      parse_eval_policies({"dense", "norm", two_stages_, two_stages_ + ">h2o=0.5"}, tiny_engine().facts());
+  ASSERT_EQ(policies.size(), 4u);
+  EXPECT_EQ(policies[1].name, two_stages_ + ":norm");
+  EXPECT_EQ(policies[1].policy.tokens.scorer, ScorerKind::kNorm);
+  EXPECT_EQ(policies[1].policy.tokens.stages.size(), policies[2].policy.tokens.stages.size());
+  EXPECT_EQ(policies[2].policy.tokens.scorer, ScorerKind::kRecency);
+}
+
+TEST_F(RunnerTest, ChosenItemsKeepTheirKeys) {
+  const Engine& engine = tiny_engine();
+  const PromptEncoder encoder(engine.tokenizer(), false);
+  const std::vector<EvalText> texts{some_text()};
+  const auto whole = make_window_workload(engine, cut_windows(encoder, texts, 300, 3),
+                                          {.length = 300, .texts = texts_json(texts)});
+  const std::vector<EvalPolicy> dense{parse_eval_policy("dense", engine.facts())};
+  Journal journal(scratch_.file("chosen.jsonl"));
+  RunnerOptions options;
+  options.journal = &journal;
+  const auto run = [&](std::unique_ptr<Workload> items) {
+    std::vector<std::unique_ptr<Workload>> workloads;
+    workloads.push_back(std::move(items));
+    return run_evaluation(engine, dense, workloads, options);
+  };
+  EXPECT_EQ(run(some_items(*whole, {2, 0})).measured, 2);
+  const RunResult all = run(first_items(*whole, 9));
+  EXPECT_EQ(all.total, 3);
+  EXPECT_EQ(all.resumed, 2);
+  EXPECT_EQ(all.measured, 1);
+}
+
 TEST_F(RunnerTest, ErrorsComeBeforeTheWork) {
   const auto expect_error = [&](const EvaluationSettings& wrong, const std::string& part) {
     try {
@@ -263,6 +295,7 @@ TEST_F(RunnerTest, ErrorsComeBeforeTheWork) {
   expect_error(settings({"kl"}, {"keep99"}), "keep99");
   expect_error(settings({"kl"}, {"dense>snap=3"}), "snapkv=KEEP or h2o=KEEP");
   expect_error(settings({"kl"}, {"h2o=1.5"}), "(0, 1]");
+  expect_error(settings({"kl"}, {"dense", "norm"}), "takes the stages of the other policies");
   expect_error(settings({"kl", "kl_second_half"}, {"dense", two_stages_}), "selects blocks without dropping");
   wrong = settings({"kl"}, {"dense"});
   wrong.texts = {};

@@ -76,6 +76,8 @@ TEST(Report, QualityAndSparsity) {
   const std::string frontier = report_of("frontier.json"), sparsity = report_of("sparsity.json");
   EXPECT_EQ(count_of(frontier, "<svg"), 3);
   EXPECT_TRUE(has(frontier, "16/.3"));
+  EXPECT_TRUE(has(frontier, "h2o=0.40"));
+  EXPECT_TRUE(has(frontier, "baseline"));
   EXPECT_TRUE(has(report_of("eval.json"), "0.05 [0.025, 0.1]"));
   EXPECT_EQ(count_of(sparsity, "<svg"), 4);
   EXPECT_EQ(count_of(sparsity, "class=\"heat\""), 12);
