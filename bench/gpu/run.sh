@@ -2,43 +2,48 @@
 # Tests and measures the CUDA backend beside PyTorch on a machine with a GPU, in one run, into one JSON:
 #   bench/gpu/run.sh OUT.json [--quick]
 # Builds first, unless WINNOW_BIN names a folder of programs built before. WINNOW_TEST_MODEL names the demo model. PyTorch and
-# transformers are measured if `python3` has them. --quick: short prompts only.
+# transformers are measured if `python3` has them. --quick: short prompts only. A step that fails leaves its part out and says so.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out="${1:?usage: bench/gpu/run.sh OUT.json [--quick]}"
-lengths=1024,4096,8192,16384,32768,131072 peer_lengths=4096,8192,16384,32768,131072 presets=4096,8192,16384,32768
-if [[ "${2:-}" == --quick ]]; then lengths=1024,4096 peer_lengths=4096 presets=4096; fi
-say() { echo "bench/gpu: $*" >&2; }
+lengths=1024,4096,8192,16384,32768,131072 presets=4096,8192,16384,32768 peers=4096,8192,16384,32768,131072 blocks=32768,131072
+if [[ "${2:-}" == --quick ]]; then lengths=1024,4096 presets=4096 peers=4096 blocks=32768; fi
 
 bin="${WINNOW_BIN:-}"
 if [[ -z "$bin" ]]; then
   cmake --preset release >/dev/null
-  cmake --build --preset release --target winnow winnow_cuda_test cuda_ops
+  cmake --build --preset release --target winnow winnow_cuda_test cuda_ops sparse_attention_bench
   bin=build/release/bin
 fi
 parts="$(mktemp -d)"
 trap 'rm -rf "$parts"' EXIT
+step() {  # step NAME COMMAND...: what COMMAND prints is part NAME, where it writes none itself
+  local name="$1" begin=$SECONDS
+  shift
+  if ! "$@" >"$parts/$name.out" 2>"$parts/$name.err"; then
+    echo "bench/gpu: $name failed:" >&2
+    tail -5 "$parts/$name.err" "$parts/$name.out" >&2
+  fi
+  [[ -s "$parts/$name.json" ]] || cp "$parts/$name.out" "$parts/$name.json"
+  echo "bench/gpu: $name, $((SECONDS - begin)) s" >&2
+}
+profile() {  # profile NAME KIND OPTIONS...
+  local name="$1" kind="$2"
+  shift 2
+  step "$name" "$bin/winnow" profile "$kind" --random-weights qwen2-7b --device cuda "$@" -o "$parts/$name.json"
+}
 
-say tests
-"$bin/winnow_cuda_test" --gtest_brief=1 --gtest_output="json:$parts/tests.json" >&2 || say "some tests failed"
-say operations
-"$bin/cuda_ops" 4096 32768 >"$parts/ops.json"
-say prefill
-"$bin/winnow" profile prefill --random-weights qwen2-7b --device cuda --lengths "$lengths" --policies dense --repeat 3 -o "$parts/dense.json" >&2
-"$bin/winnow" profile prefill --random-weights qwen2-7b --device cuda --lengths "$presets" --policies dense,keep09,keep08,keep07 --repeat 3 \
-  -o "$parts/presets.json" >&2
-say decode
-"$bin/winnow" profile end2end --random-weights qwen2-7b --device cuda --lengths 4096 --policies dense,keep08 --new-tokens 65 --repeat 3 \
-  -o "$parts/decode.json" >&2
+step tests "$bin/winnow_cuda_test" --gtest_brief=1 "--gtest_output=json:$parts/tests.json"
+step operations "$bin/cuda_ops" 4096 32768
+step attention "$bin/sparse_attention_bench" time "$parts/attention.json"
+profile dense prefill --lengths "$lengths" --policies dense --repeat 3
+profile presets prefill --lengths "$presets" --policies dense,keep09,keep08,keep07 --repeat 3
+profile blocks prefill --lengths "$blocks" --policies bench/gpu/keep08_blocks.json --repeat 3
+profile final_caches prefill --lengths 4096 --repeat 1 \
+  --policies dense,bench/gpu/keep09_final.json,bench/gpu/keep08_final.json,bench/gpu/keep07_final.json
+profile decode end2end --lengths 4096 --policies dense,keep08 --new-tokens 65 --repeat 3
 if python3 -c 'import torch, transformers' 2>/dev/null; then
-  say PyTorch
-  python3 bench/gpu/peers.py --lengths "$peer_lengths" --decode --attention --flex >"$parts/peers.json"
+  step peers python3 bench/gpu/peers.py --lengths "$peers" --decode --attention --flex
 fi
-python3 - "$parts" "$out" <<'PY'
-import json, pathlib, sys
-parts, out = pathlib.Path(sys.argv[1]), sys.argv[2]
-report = {path.stem: json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))}
-pathlib.Path(out).write_text(json.dumps(report, indent=1) + "\n")
-PY
-say "wrote $out"
+python3 bench/gpu/join_parts.py "$parts" "$out"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/row_choice.h"
 #include "core/check.h"
 #include "core/uniform.h"
 
@@ -35,6 +36,12 @@ MatrixView on_host(Backend& backend, const MatrixView& matrix, Buffer& copy) {
 
 void Backend::gather(const Weight&, std::span<const std::int32_t>, float, const MatrixView&) {
   check(false, "gather: this backend keeps no embeddings");
+}
+
+std::unique_ptr<RowChoice> Backend::choose_rows(const RowChoiceParams&) { return nullptr; }
+
+void Backend::keep_rows(const MatrixView&, const RowChoice&) {
+  check(false, "keep_rows: this backend chooses no rows");
 }
 
 }  // namespace winnow

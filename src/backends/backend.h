@@ -241,6 +241,9 @@ struct ActivationParams {
   MatrixView y;  // [rows, dim] compute dtype; may be x itself for the ungated kinds
 };
 
+struct RowChoiceParams;  // row_choice.h
+class RowChoice;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -319,6 +322,11 @@ class Backend {
   virtual void row_norms(const MatrixView& x, std::span<float> norms) = 0;
   // Moves row rows[i] of x to row i; `rows` ascends strictly.
   virtual void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) = 0;
+
+  // A stage's tokens chosen without the host (row_choice.h); null: only the host chooses for this backend.
+  virtual std::unique_ptr<RowChoice> choose_rows(const RowChoiceParams& params);
+  // keep_rows() of the rows chosen, which the host need not know yet. For backends that choose.
+  virtual void keep_rows(const MatrixView& x, const RowChoice& choice);
 
   // Makes room for at least `capacity` rows; keeps what is cached. kv_heads and head_dim are set.
   virtual void reserve(LayerKv& kv, std::int64_t capacity) = 0;

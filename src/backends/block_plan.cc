@@ -52,7 +52,7 @@ PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_ro
 
 PlanWork plan_work(const BlockPlan& plan, std::span<const std::int64_t> query_rows,
                    const SlidingWindow& window) {
-  if (plan.held != nullptr) return {plan.held->computed, visible_pairs(query_rows, window)};
+  if (plan.held != nullptr) return {plan.held->computed->value(), visible_pairs(query_rows, window)};
   const std::vector<std::int64_t> first = first_rows(query_rows, window);
   double computed = 0;
   for (std::int64_t head = 0; head < plan.heads; ++head) {

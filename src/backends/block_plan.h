@@ -21,10 +21,17 @@ struct LayerKv;
 // Blocks of `block` that hold n elements; the last may be short.
 inline std::int64_t block_count(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
 
+// A number that a backend is still working out: PlanWork::computed of blocks it holds.
+class PairCount {
+ public:
+  virtual ~PairCount() = default;
+  virtual double value() const = 0;  // waits for it
+};
+
 // Blocks that a backend keeps in memory of its own.
 struct HeldBlocks {
   virtual ~HeldBlocks() = default;
-  double computed = 0;  // PlanWork::computed
+  std::shared_ptr<const PairCount> computed;
 };
 
 struct BlockPlan {

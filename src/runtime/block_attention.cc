@@ -46,6 +46,12 @@ nlohmann::json to_json(const BlockRecord& record) {
           {"gated", dense_reason_name(record.gated)}};
 }
 
+BlockRecord LayerWork::record() const {
+  BlockRecord record = counted;
+  for (const auto& count : computed) record.computed_pairs += count->value();
+  return record;
+}
+
 LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* costs, Backend& backend,
                            const AttentionView& all, std::int64_t rows)
     : policy_(policy), costs_(costs), backend_(backend), all_(all) {
@@ -82,10 +88,15 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   const auto start = std::chrono::steady_clock::now();
   if (planner_ == nullptr) make_planner();
   plan_chunk(q, query_rows);
-  const PlanWork work = plan_work(plan_, query_rows, window());
-  record_.plan_ms += ms_since(start);
-  if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
-  record_.computed_pairs += work.computed;
+  if (costs_ == nullptr && plan_.held != nullptr) {  // nobody asks yet how many pairs these are
+    uncounted_.push_back(plan_.held->computed);
+    record_.plan_ms += ms_since(start);
+  } else {
+    const PlanWork work = plan_work(plan_, query_rows, window());
+    record_.plan_ms += ms_since(start);
+    if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
+    record_.computed_pairs += work.computed;
+  }
   ++record_.sparse_chunks;
   return &plan_;
 }

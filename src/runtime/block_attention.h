@@ -7,6 +7,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "backends/backend.h"
 #include "runtime/attention_costs.h"
@@ -48,6 +49,13 @@ struct BlockRecord {
 };
 nlohmann::json to_json(const BlockRecord& record);
 
+// A layer's record with counts that a backend may still be working out.
+struct LayerWork {
+  BlockRecord counted;
+  std::vector<std::shared_ptr<const PairCount>> computed;  // pairs to be added, one a chunk
+  BlockRecord record() const;                              // waits for them
+};
+
 class LayerPlanner {
  public:
   // `all` are the queries of the tokens alive, of which the last `rows` will be asked for, chunk by chunk and
@@ -60,7 +68,8 @@ class LayerPlanner {
   const BlockPlan* plan(const MatrixView& q, std::span<const std::int64_t> query_rows);
 
   void add_attention_ms(double ms) { record_.attention_ms += ms; }
-  const BlockRecord& record() const { return record_; }
+  LayerWork work() const { return {record_, uncounted_}; }
+  BlockRecord record() const { return work().record(); }
 
  private:
   const BlockPlan* dense(double causal, DenseReason reason);
@@ -79,6 +88,7 @@ class LayerPlanner {
   std::int64_t planned_from_ = -1;          // the query that rest_ begins with; -1: there is none
   BlockPlan rest_, plan_;                   // of all queries from there on; of a chunk
   BlockRecord record_;
+  std::vector<std::shared_ptr<const PairCount>> uncounted_;
 };
 
 }  // namespace winnow

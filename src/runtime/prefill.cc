@@ -38,6 +38,7 @@ struct Session::Turn {
   Buffer hidden, q;                // [prompt_tokens, model_dim] float32, [prompt_tokens, q_dim] compute dtype
   MatrixView hidden_view, q_view;  // of the tokens alive
   std::vector<std::int64_t> query_rows;  // [alive] this layer's cache rows of the tokens alive
+  std::vector<LayerWork> layers;         // done so far
 
   bool scores_need_hidden() const { return scorer && scorer->needs_hidden(); }
   bool stage_at(std::int64_t layer) const {
@@ -92,6 +93,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   }
   next_position_ += count;
   attention_ = policy.attention;
+  count_work(turn);
   if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   prefill_stats_.ms = ms_since(start);
   log_gate();
@@ -156,23 +158,30 @@ void Session::show_attention(Turn& turn, std::int64_t index) {
 // order stays.
 void Session::prune(Turn& turn, const Stage& stage) {
   const auto start = std::chrono::steady_clock::now();
-  const auto count = static_cast<std::int64_t>(turn.alive.size());
+  const std::int64_t count = turn.hidden_view.rows;
   const std::vector<std::int32_t> positions = places(turn);
-  std::vector<float> scores(turn.alive.size());
-  if (turn.options.stage_scores) {
-    turn.options.stage_scores(stage.layer, positions, scores);
-  } else {
-    turn.scorer->score({.layer = stage.layer,
-                        .positions = positions,
-                        .kv = &kv_[stage.layer - 1],
-                        .q = turn.q_view,
-                        .attention_scale = attention_scale(),
-                        .attention_window = layer(stage.layer - 1).window(),
-                        .hidden = turn.hidden_view},
-                       scores);
-  }
+  const ScorerInput input{.layer = stage.layer,
+                          .positions = positions,
+                          .kv = &kv_[stage.layer - 1],
+                          .q = turn.q_view,
+                          .attention_scale = attention_scale(),
+                          .attention_window = layer(stage.layer - 1).window(),
+                          .hidden = turn.hidden_view};
   StageRecord record;
-  const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
+  std::vector<std::int64_t> kept;
+  if (!choose_without_host(turn, stage, input, record, kept)) {
+    std::vector<float> scores(turn.alive.size());
+    if (turn.options.stage_scores) {
+      turn.options.stage_scores(stage.layer, positions, scores);
+    } else {
+      turn.scorer->score(input, scores);
+    }
+    kept = select_tokens(scores, stage, turn.policy.tokens, record);
+    if (std::ssize(kept) < count) {
+      engine_.backend().keep_rows(turn.hidden_view, kept);
+      engine_.backend().keep_rows(turn.q_view, kept);
+    }
+  }
   record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
   record.scoring_ms = ms_since(start);
   stages_.push_back(record);
@@ -181,10 +190,7 @@ void Session::prune(Turn& turn, const Stage& stage) {
     for (const std::int64_t index : kept) places.push_back(turn.alive[static_cast<std::size_t>(index)]);
     turn.options.on_stage(record, places);
   }
-  if (static_cast<std::int64_t>(kept.size()) == count) return;
 
-  engine_.backend().keep_rows(turn.hidden_view, kept);
-  engine_.backend().keep_rows(turn.q_view, kept);
   turn.hidden_view.rows = turn.q_view.rows = static_cast<std::int64_t>(kept.size());
   for (std::size_t i = 0; i < kept.size(); ++i) {
     turn.alive[i] = turn.alive[kept[i]];
@@ -192,6 +198,24 @@ void Session::prune(Turn& turn, const Stage& stage) {
   }
   turn.alive.resize(kept.size());
   turn.query_rows.resize(kept.size());
+}
+
+// By a backend that chooses where the rows are: they move while the choice is on its way to the host. False:
+// this stage's tokens are chosen by the host.
+bool Session::choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
+                                  StageRecord& record, std::vector<std::int64_t>& kept) const {
+  if (turn.options.stage_scores || stage.top_p) return false;
+  const std::int64_t count = turn.hidden_view.rows;
+  const auto choice = turn.scorer->choose(input, stage_counts(count, stage, turn.policy.tokens));
+  if (choice == nullptr) return false;
+  if (choice->count() < count) {
+    engine_.backend().keep_rows(turn.hidden_view, *choice);
+    engine_.backend().keep_rows(turn.q_view, *choice);
+  }
+  ChosenRows chosen = choice->wait();
+  record = record_choice(chosen, count, stage);
+  kept = std::move(chosen.rows);
+  return true;
 }
 
 // Attention and ffn for the tokens alive. After the last layer's keys and values only the last token matters,
@@ -220,8 +244,16 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
     planner.add_attention_ms(ms_since(start));
     step.feed_forward(hidden);
   }
-  if (!turn.policy.attention.dense()) block_stats_.push_back(planner.record());
-  count_work(turn, planner.record());
+  turn.layers.push_back(planner.work());
+}
+
+// Once all ops are issued: what a backend counts is there by then.
+void Session::count_work(const Turn& turn) {
+  for (const LayerWork& work : turn.layers) {
+    const BlockRecord record = work.record();
+    if (!turn.policy.attention.dense()) block_stats_.push_back(record);
+    count_work(turn, record);
+  }
 }
 
 void Session::count_work(const Turn& turn, const BlockRecord& record) {
@@ -237,12 +269,13 @@ void Session::count_work(const Turn& turn, const BlockRecord& record) {
   prefill_stats_.plan_ms += record.plan_ms;
   prefill_stats_.sparse_chunks += record.sparse_chunks;
   prefill_stats_.dense_chunks += record.dense_chunks;
-  const std::int64_t window = layer(record.layer).window();
-  for (std::int64_t i = 1; i <= turn.prompt_tokens; ++i) {
-    const std::int64_t causal = turn.first_position + i;
-    prefill_stats_.dense_attention_pairs +=
-        static_cast<double>(window == 0 ? causal : std::min(causal, window));
-  }
+  const std::int64_t window = layer(record.layer).window(), first = turn.first_position + 1,
+                     last = turn.first_position + turn.prompt_tokens;
+  // Of the positions first..last, those up to the window's size see all before them, the others the window.
+  const std::int64_t growing = window == 0 ? last : std::clamp(window, first - 1, last);
+  prefill_stats_.dense_attention_pairs +=
+      static_cast<double>(first + growing) / 2 * static_cast<double>(growing + 1 - first) +
+      static_cast<double>(last - growing) * static_cast<double>(window);
 }
 
 // Once a session: the records say it for every layer of every turn.

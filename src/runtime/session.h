@@ -89,7 +89,10 @@ class Session {
   std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive
   void show_attention(Turn& turn, std::int64_t layer);       // to a scorer that watches it
   void prune(Turn& turn, const Stage& stage);
+  bool choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
+                           StageRecord& record, std::vector<std::int64_t>& kept) const;
   void finish_layer(Turn& turn, std::int64_t layer);
+  void count_work(const Turn& turn);
   void count_work(const Turn& turn, const BlockRecord& record);
   void log_gate();
   const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);

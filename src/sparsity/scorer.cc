@@ -33,19 +33,34 @@ class AttentionScorer final : public Scorer {
     check(earlier >= 0, "attention scorer: the tokens are in the cache");
     // Rows of earlier turns take part in the softmax, but only this turn's tokens are scored.
     std::vector<float> row_scores(static_cast<std::size_t>(input.kv->rows));
-    const std::int64_t window = std::min(window_, tokens);
-    backend_.window_scores({.q = input.q.slice(tokens - window, window),
-                            .kv = input.kv,
-                            .scale = input.attention_scale,
-                            .queries = queries_,
-                            .reduction = heads_,
-                            .scores = row_scores,
-                            .sliding_window = input.attention_window});
+    WindowScoresParams params = question(input);
+    params.scores = row_scores;
+    backend_.window_scores(params);
     std::copy(row_scores.begin() + earlier, row_scores.end(), scores.begin());
     max_pool(scores, pool_);
   }
 
+  std::unique_ptr<RowChoice> choose(const ScorerInput& input, const StageCounts& counts) override {
+    return backend_.choose_rows({.scoring = question(input),
+                                 .tokens = input.q.rows,
+                                 .pool = pool_,
+                                 .head = counts.ends.head,
+                                 .tail = counts.ends.tail,
+                                 .by_score = counts.by_score,
+                                 .by_recency = counts.by_recency});
+  }
+
  private:
+  WindowScoresParams question(const ScorerInput& input) const {
+    const std::int64_t window = std::min(window_, input.q.rows);
+    return {.q = input.q.slice(input.q.rows - window, window),
+            .kv = input.kv,
+            .scale = input.attention_scale,
+            .queries = queries_,
+            .reduction = heads_,
+            .sliding_window = input.attention_window};
+  }
+
   std::int64_t window_, pool_;
   QueryReduction queries_;
   HeadReduction heads_;

@@ -6,8 +6,9 @@
 #include <span>
 #include <string>
 
-#include "backends/backend.h"
+#include "backends/row_choice.h"
 #include "sparsity/policy.h"
+#include "sparsity/token_pruner.h"
 
 namespace winnow {
 
@@ -35,6 +36,8 @@ class Scorer {
   // scores [tokens], higher is kept; also says how many tokens there are. May come out non-finite:
   // select_tokens() deals with it.
   virtual void score(const ScorerInput& input, std::span<float> scores) = 0;
+  // Scores and chooses in one op of the backend, which nobody waits for; null where only score() will do.
+  virtual std::unique_ptr<RowChoice> choose(const ScorerInput&, const StageCounts&) { return nullptr; }
 };
 
 // The scorer the policy names, followed by mix_recency() when the policy asks for it. `backend` must outlive

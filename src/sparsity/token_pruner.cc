@@ -17,7 +17,6 @@ namespace {
 
 // Absorbs the rounding of products like 0.7 * 10 that are whole numbers.
 constexpr double kRounding = 1e-9;
-constexpr double kEqualScores = 1e-8;
 
 std::string utc_now() {
   using namespace std::chrono;
@@ -99,7 +98,11 @@ void record_scores(std::span<const float> scores, StageRecord& record) {
   record.scores_abs_sum = sum;
 }
 
-void record_counts(std::int64_t length, std::int64_t kept, StageRecord& record) {
+void record_stage(const Stage& stage, std::int64_t length, std::int64_t kept, bool fallback,
+                  StageRecord& record) {
+  record.timestamp = utc_now();
+  record.layer = stage.layer;
+  record.fallback_applied = fallback && kept < length;
   record.input_seq_len = length;
   record.computed_keep_k = kept;
   record.tokens_kept = kept;
@@ -139,6 +142,14 @@ std::int64_t keep_count(std::int64_t length, double keep, const TokenPolicy& pol
   check(keep >= 0.0 && keep <= 1.0, "keep_count: a share of the tokens");
   const auto share = static_cast<std::int64_t>(std::floor(static_cast<double>(length) * keep + kRounding));
   return std::min(length, std::max({protected_count(length, policy), share, std::int64_t{1}}));
+}
+
+StageCounts stage_counts(std::int64_t length, const Stage& stage, const TokenPolicy& policy) {
+  const ProtectedEnds ends = protected_ends(length, policy);
+  const std::int64_t unprotected = ends.tail - ends.head, kept = keep_count(length, stage.keep, policy);
+  const std::int64_t chosen = std::min(unprotected, kept - (length - unprotected));
+  const std::int64_t by_score = chosen_by_score(chosen, policy.quota);
+  return {ends, kept, by_score, chosen - by_score};
 }
 
 bool degenerate(std::span<const float> scores) {
@@ -206,12 +217,18 @@ std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Sta
   for (std::int64_t i = ends.tail; i < length; ++i) kept.push_back(i);
   std::sort(kept.begin(), kept.end());
 
-  record.timestamp = utc_now();
-  record.layer = stage.layer;
-  record.fallback_applied = fallback && keep_k < length;
-  record_counts(length, keep_k, record);
+  record_stage(stage, length, keep_k, fallback, record);
   record_scores(scores, record);
   return kept;
+}
+
+StageRecord record_choice(const ChosenRows& chosen, std::int64_t length, const Stage& stage) {
+  StageRecord record;
+  record_stage(stage, length, std::ssize(chosen.rows), chosen.degenerate, record);
+  record.scores_min = chosen.lowest;
+  record.scores_max = chosen.highest;
+  record.scores_abs_sum = chosen.abs_sum;
+  return record;
 }
 
 }  // namespace winnow

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/row_choice.h"
 #include "sparsity/policy.h"
 
 namespace winnow {
@@ -35,6 +36,14 @@ struct ProtectedEnds {
 };
 ProtectedEnds protected_ends(std::int64_t length, const TokenPolicy& policy);
 
+// What a stage that keeps a share of `length` tokens takes, whatever their scores are.
+struct StageCounts {
+  ProtectedEnds ends;
+  std::int64_t kept = 0;                      // the protected ones included
+  std::int64_t by_score = 0, by_recency = 0;  // of the others
+};
+StageCounts stage_counts(std::int64_t length, const Stage& stage, const TokenPolicy& policy);
+
 // Any non-finite score, all zero, or max - min < 1e-8 * max(|max|, |min|).
 bool degenerate(std::span<const float> scores);
 
@@ -57,5 +66,7 @@ void mix_recency(std::span<float> scores, double mix);
 // fallback_applied is set only where something was dropped.
 std::vector<std::int64_t> select_tokens(std::span<const float> scores, const Stage& stage,
                                         const TokenPolicy& policy, StageRecord& record);
+// The record of a choice that a backend made of `length` tokens.
+StageRecord record_choice(const ChosenRows& chosen, std::int64_t length, const Stage& stage);
 
 }  // namespace winnow

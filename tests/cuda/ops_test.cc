@@ -2,9 +2,12 @@
 #include <cmath>
 #include <optional>
 
+#include "backends/row_choice.h"
 #include "core/error.h"
 #include "core/uniform.h"
+#include "sparsity/token_pruner.h"
 #include "support/backend_test_util.h"
+#include "support/stored_matrix.h"
 
 namespace winnow::testing {
 namespace {
@@ -137,13 +140,16 @@ TEST_P(Cuda, Activations) {
 
 TEST_P(Cuda, RopeAppend) {
   for (const bool normed : {false, true}) {
-    for (const std::int64_t rotary_dim : {0, 8, 20}) {
-      const HeadShape shape{4, 2, 20};
+    for (const auto& [head_dim, rotary_dim] :
+         {std::pair{20, 0}, {20, 8}, {20, 20}, {64, 32}, {64, 64}, {128, 128}, {256, 256}}) {
+      SCOPED_TRACE(::testing::Message() << "head_dim " << head_dim << ", rotated " << rotary_dim);
+      const HeadShape shape{4, 2, head_dim};
+      const std::int64_t rotated = rotary_dim;
       const auto run = [&](Backend& backend) {
-        const RopeTable rope = make_rope(backend, 100, rotary_dim);
+        const RopeTable rope = make_rope(backend, 100, rotated);
         LayerKv kv = make_kv(backend, shape, 12);
-        const Buffer q_norm = to_backend(backend, random_floats(20, 1)),
-                     k_norm = to_backend(backend, random_floats(20, 2));
+        const Buffer q_norm = to_backend(backend, random_floats(shape.head_dim, 1)),
+                     k_norm = to_backend(backend, random_floats(shape.head_dim, 2));
         const TestMatrix qkv(backend, backend.compute_dtype(), 6, shape.qkv_cols(),
                              random_floats(6 * shape.qkv_cols(), 3));
         TestMatrix q(backend, backend.compute_dtype(), 6, shape.q_cols());
@@ -323,6 +329,62 @@ TEST_P(Cuda, WindowScores) {
   }
 }
 
+// The scores are the same ones, so the choice must be the host's to the last token.
+TEST_P(Cuda, RowsAreChosenAsTheHostChoosesThem) {
+  struct Case {
+    std::int64_t rows, tokens, pool;
+    double keep, quota;
+    float deviation;  // of the queries; 0: scores tie
+  };
+  const HeadShape shape{6, 2, 64};
+  for (const Case& c :
+       {Case{1, 1, 7, 0.5, 1, 1}, Case{40, 30, 7, 0.5, 1, 1}, Case{3000, 2500, 31, 0.3, 0.7, 3},
+        Case{2100, 2100, 1, 0.5, 1, 0}, Case{2100, 2100, 7, 0.4, 0.5, 0}, Case{900, 900, 7, 0.5, 0.5, NAN},
+        Case{700, 700, 7, 0, 1, 1}, Case{700, 700, 3, 1, 1, 1}}) {
+    SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, pool " << c.pool << ", keep " << c.keep
+                                      << ", quota " << c.quota << ", deviation " << c.deviation);
+    const FilledCache cache(*cuda_, shape, c.rows);
+    const std::int64_t window = std::min<std::int64_t>(c.tokens, 16);
+    std::vector<float> queries = random_floats(window * shape.q_cols(), 5);
+    for (float& value : queries) value *= c.deviation;
+    const TestMatrix q(*cuda_, cuda_->compute_dtype(), window, shape.q_cols(), queries);
+    std::vector<float> scores(static_cast<std::size_t>(c.rows));
+    WindowScoresParams question{.q = q.view(), .kv = &cache.kv, .scale = 0.125f, .scores = scores};
+    cuda_->window_scores(question);
+    scores.erase(scores.begin(), scores.begin() + (c.rows - c.tokens));
+    max_pool(scores, c.pool);
+    TokenPolicy policy;
+    policy.quota = c.quota;
+    const Stage stage{.layer = 3, .keep = c.keep};
+    StageRecord expected;
+    const std::vector<std::int64_t> rows = select_tokens(scores, stage, policy, expected);
+
+    question.scores = {};
+    const StageCounts counts = stage_counts(c.tokens, stage, policy);
+    const auto choice = cuda_->choose_rows({.scoring = question,
+                                            .tokens = c.tokens,
+                                            .pool = c.pool,
+                                            .head = counts.ends.head,
+                                            .tail = counts.ends.tail,
+                                            .by_score = counts.by_score,
+                                            .by_recency = counts.by_recency});
+    TestMatrix moved(*cuda_, DType::kF32, c.tokens, 33, random_floats(c.tokens * 33, 6)),
+        wanted(*cuda_, DType::kF32, c.tokens, 33, random_floats(c.tokens * 33, 6));
+    cuda_->keep_rows(moved.view(), *choice);
+    cuda_->keep_rows(wanted.view(), rows);
+    EXPECT_EQ(choice->count(), std::ssize(rows));
+    const ChosenRows found = choice->wait();
+    EXPECT_EQ(found.rows, rows);
+    EXPECT_EQ(moved.row_bits(0, std::ssize(rows)), wanted.row_bits(0, std::ssize(rows)));
+    const StageRecord record = record_choice(found, c.tokens, stage);
+    EXPECT_EQ(record.fallback_applied, expected.fallback_applied);
+    EXPECT_EQ(record.tokens_kept, expected.tokens_kept);
+    EXPECT_EQ(record.scores_min, expected.scores_min);
+    EXPECT_EQ(record.scores_max, expected.scores_max);
+    EXPECT_NEAR(record.scores_abs_sum, expected.scores_abs_sum, 1e-12 * expected.scores_abs_sum);
+  }
+}
+
 TEST_P(Cuda, RowsAreMovedConvertedAndMeasured) {
   for (const std::int64_t cols : {1, 33, 576}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -379,6 +441,60 @@ TEST_P(Cuda, NoiseAndEmbeddingsAreThoseOfTheHost) {
     }
   }
   expect_close(hidden.floats(), wanted, {0, 0});
+}
+
+// Two parts of each type, neither whole groups of rows: products and embeddings are those of the dequantised
+// weights, which float32 holds exactly.
+TEST_P(Cuda, WeightsAsStoredAreTheDequantisedOnes) {
+  constexpr std::int64_t kCols = 1536;
+  for (const DType type : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
+                           DType::kIQ4_NL, DType::kQ4_K, DType::kQ6_K}) {
+    const StoredMatrix first(type, 37, kCols, 5), second(DType::kQ8_0, 20, kCols, 6);
+    const std::int64_t out = first.rows + second.rows;
+    std::vector<float> all = first.values;
+    all.insert(all.end(), second.values.begin(), second.values.end());
+    const RowReader reader = [&](std::int64_t begin, std::int64_t end, std::span<float> to) {
+      std::copy(all.begin() + begin * kCols, all.begin() + end * kCols, to.begin());
+    };
+    const StoredRows parts[] = {first.part(), second.part()};
+    const auto weight = cuda_->pack_stored(out, kCols, reader, parts);
+    ASSERT_TRUE(weight->has_decode_form());
+    const auto exact = make_reference_backend(Precision::kF32);
+    const auto expected = exact->pack(out, kCols, reader);
+    float largest = 0;
+    for (const float value : all) largest = std::max(largest, std::abs(value));
+    const Tolerance tolerance{1e-6 * kCols * largest, 2e-5};
+    for (const std::int64_t rows : {1, 3, 4, 8}) {
+      SCOPED_TRACE(::testing::Message() << dtype_info(type).name << ", " << rows << " rows");
+      std::vector<float> x = random_floats(rows * kCols, 7), bias = random_floats(out, 8);
+      for (float& value : x) value = to_float(to_bf16(value));
+      const auto run = [&](Backend& backend, const Weight& w, bool accumulate) {
+        const TestMatrix input(backend, backend.compute_dtype(), rows, kCols, x);
+        const Buffer bias_buffer = to_backend(backend, bias);
+        TestMatrix y(backend, accumulate ? DType::kF32 : backend.compute_dtype(), rows, out,
+                     random_floats(rows * out, 9));
+        backend.linear({.x = input.view(),
+                        .weight = &w,
+                        .bias = bias_buffer.as<float>(),
+                        .y = y.view(),
+                        .accumulate = accumulate,
+                        .decode = true});
+        return y.floats();
+      };
+      expect_close(run(*cuda_, *weight, true), run(*exact, *expected, true), tolerance);
+      expect_close(run(*cuda_, *weight, false), run(*exact, *expected, false),
+                   stored_as(cuda_->compute_dtype(), tolerance));
+    }
+    const std::vector<std::int32_t> ids{0, 36, 37, 56, 16};
+    const TestMatrix hidden(*cuda_, DType::kF32, 5, kCols);
+    cuda_->gather(*weight, ids, 2.0f, hidden.view());
+    std::vector<float> wanted;
+    for (const std::int32_t id : ids) {
+      for (std::int64_t i = 0; i < kCols; ++i)
+        wanted.push_back(2.0f * all[static_cast<std::size_t>(id * kCols + i)]);
+    }
+    expect_close(hidden.floats(), wanted, {0, 2e-7});
+  }
 }
 
 // A step's ops put off, captured and replayed give the bits of the same ops one by one, while rows and

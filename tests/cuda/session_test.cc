@@ -97,41 +97,73 @@ TEST_P(CudaSession, TheSamePromptTwiceGivesTheSameBits) {
   EXPECT_EQ(fresh_logits(e, tokens, staged(ScorerKind::kAttention, 1.0)), fresh_logits(e, tokens, Policy{}));
 }
 
-// The real demo model, 2,000 tokens of a real text.
+// How far a session is from another that read the same prompt in float32 on the CPU.
+struct Distance {
+  double lost_rows = 0, kl = 0, decode_kl = 0;
+  Distance& operator+=(const Distance& other) {
+    lost_rows += other.lost_rows;
+    kl += other.kl;
+    decode_kl += other.decode_kl;
+    return *this;
+  }
+};
+
+// The real demo model on prompts of a real text, the mean over several lengths. In float32 the GPU gives what
+// the CPU gives. In bf16 no two implementations agree better than either does with float32: sums in another
+// order are other numbers after four roundings or so. So the CPU's own bf16 says how far is near.
 TEST_P(CudaSession, TheDemoModelAgreesWithTheCpu) {
   const char* model = std::getenv("WINNOW_TEST_MODEL");
   if (model == nullptr) GTEST_SKIP() << "WINNOW_TEST_MODEL names no demo model";
-  const auto open = [&](const char* device) {
+  const auto open = [&](const char* device, Precision precision) {
     return Engine::open({.model = model,
                          .random_weights = "",
                          .device = device,
-                         .precision = GetParam(),
+                         .precision = precision,
                          .threads = 0,
                          .progress = {}});
   };
-  const auto gpu_engine = open("cuda"), cpu_engine = open("cpu");
+  const auto exact_engine = open("cpu", Precision::kF32), gpu_engine = open("cuda", GetParam()),
+             cpu_engine = open("cpu", GetParam());
   const SafetensorsFile golden(WINNOW_TEST_DATA "/models/smollm2.safetensors");
   const SafetensorsTensor& prompt = *golden.find("prompt");
   std::vector<TokenId> tokens(prompt.data.size() / sizeof(TokenId));
   std::memcpy(tokens.data(), prompt.data.data(), prompt.data.size());
+  constexpr std::int64_t kLengths[] = {2000, 1900, 1800, 1700, 1500};
   for (const char* name : {"dense", "keep08"}) {
     SCOPED_TRACE(name);
     const Policy policy = parse_policy(name, gpu_engine->facts());
-    Session gpu(*gpu_engine), cpu(*cpu_engine);
-    const std::vector<float> found = logits_after(gpu, tokens, policy),
-                             expected = logits_after(cpu, tokens, policy);
-    const double shared = shared_rows(gpu, cpu), difference = kl(expected, found);
-    RecordProperty(std::string(name) + "_shared_rows", std::to_string(shared));
-    RecordProperty(std::string(name) + "_kl", std::to_string(difference));
-    std::printf("%s: rows in common %.5f, KL of the last logits %.3g\n", name, shared, difference);
-    EXPECT_GE(shared, f32() ? 1.0 : 0.995);
-    EXPECT_LT(difference, 1e-3);
-    for (int step = 0; step < 8; ++step) {
-      const auto best = std::max_element(expected.begin(), expected.end()) - expected.begin();
-      gpu.decode(static_cast<TokenId>(best));
-      cpu.decode(static_cast<TokenId>(best));
-      EXPECT_LT(kl(cpu.logits(), gpu.logits()), 1e-3) << "step " << step;
+    const auto distance = [&](const Engine& engine, std::int64_t length) {
+      Session session(engine), exact(*exact_engine);
+      const auto read = std::span(tokens).first(static_cast<std::size_t>(length));
+      const std::vector<float> found = logits_after(session, read, policy),
+                               expected = logits_after(exact, read, policy);
+      Distance result{1 - shared_rows(session, exact), kl(expected, found), 0};
+      constexpr int kSteps = 4;
+      for (int step = 0; step < kSteps; ++step) {
+        const std::span<const float> logits = exact.logits();
+        const auto best =
+            static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        session.decode(best);
+        exact.decode(best);
+        result.decode_kl += kl(exact.logits(), session.logits()) / kSteps;
+      }
+      return result;
+    };
+    Distance gpu, cpu;
+    for (const std::int64_t length : kLengths) {
+      gpu += distance(*gpu_engine, length);
+      if (!f32()) cpu += distance(*cpu_engine, length);
     }
+    for (const auto& [device, sum] : {std::pair("gpu", &gpu), std::pair("cpu", &cpu)}) {
+      for (double* mean : {&sum->lost_rows, &sum->kl, &sum->decode_kl}) *mean /= std::ssize(kLengths);
+      const std::string text = "rows in common " + std::to_string(1 - sum->lost_rows) + ", KL " +
+                               std::to_string(sum->kl) + ", decoding " + std::to_string(sum->decode_kl);
+      RecordProperty(std::string(name) + "_" + device, text);
+      std::printf("%s, %s to float32 on the CPU: %s\n", name, device, text.c_str());
+    }
+    EXPECT_LE(gpu.lost_rows, f32() ? 0 : 1.25 * cpu.lost_rows + 0.001);
+    EXPECT_LT(gpu.kl, f32() ? 1e-6 : 1.5 * cpu.kl + 2e-4);
+    EXPECT_LT(gpu.decode_kl, f32() ? 1e-6 : 1.5 * cpu.decode_kl + 2e-4);
   }
 }
 

@@ -8,30 +8,29 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <Activation kKind>
+// What is stored as bf16 is rounded anyway: there, exp and the division of the special function unit do.
+template <class T, Activation kKind>
 __device__ float activate(float x) {
+  if constexpr (kKind == Activation::kSiluGated && sizeof(T) == 2) return __fdividef(x, 1.0f + __expf(-x));
   if constexpr (kKind == Activation::kSiluGated) return x / (1.0f + expf(-x));
   if constexpr (kKind == Activation::kGeluErf) return 0.5f * x * erfcf(-x * 0.70710678118654752f);
   const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
   return 0.5f * x * (1.0f + tanhf(inner));
 }
 
-// A thread takes a pack of one row; in place is fine for the ungated kinds.
+// A thread takes a pack of one row; in place is fine for the ungated kinds. Blocks: a row's packs, rows.
 template <class T, Activation kKind>
-__global__ void __launch_bounds__(kThreads)
-    activation_kernel(const T* x, T* y, std::int64_t rows, std::int64_t dim) {
+__global__ void __launch_bounds__(kThreads) activation_kernel(const T* x, T* y, std::int64_t dim) {
   constexpr bool kGated = kKind == Activation::kSiluGated || kKind == Activation::kGeluTanhGated;
   constexpr int n = kPack<T>;
   const bool packed = dim % n == 0;
   const int step = packed ? n : 1;
-  const std::int64_t per_row = dim / step;
-  const std::int64_t at = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-  if (at >= rows * per_row) return;
-  const std::int64_t row = at / per_row, i = at % per_row * step;
+  const std::int64_t row = blockIdx.y, i = (blockIdx.x * std::int64_t{kThreads} + threadIdx.x) * step;
+  if (i >= dim) return;
   const T* gate = x + row * (kGated ? 2 * dim : dim) + i;
   T* out = y + row * dim + i;
   if (!packed) {
-    const float value = activate<kKind>(to_f32(gate[0]));
+    const float value = activate<T, kKind>(to_f32(gate[0]));
     out[0] = from_f32<T>(kGated ? value * to_f32(gate[dim]) : value);
     return;
   }
@@ -41,23 +40,31 @@ __global__ void __launch_bounds__(kThreads)
   alignas(16) T result[n];
 #pragma unroll
   for (int j = 0; j < n; ++j) {
-    const float value = activate<kKind>(g[j]);
+    const float value = activate<T, kKind>(g[j]);
     result[j] = from_f32<T>(kGated ? value * u[j] : value);
   }
   *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(result);
 }
 
 template <class T, Activation kKind>
-void launch(const void* x, void* y, std::int64_t rows, std::int64_t dim, cudaStream_t stream) {
-  const std::int64_t threads = rows * (dim % kPack<T> == 0 ? dim / kPack<T> : dim);
-  const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-  activation_kernel<T, kKind>
-      <<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(x), static_cast<T*>(y), rows, dim);
+void launch(const T* x, T* y, std::int64_t rows, std::int64_t dim, cudaStream_t stream) {
+  constexpr std::int64_t kMostRows = 65535;  // of a grid
+  constexpr std::int64_t kRowElements =
+      kKind == Activation::kSiluGated || kKind == Activation::kGeluTanhGated ? 2 : 1;
+  const std::int64_t packs = dim % kPack<T> == 0 ? dim / kPack<T> : dim;
+  for (std::int64_t row = 0; row < rows; row += kMostRows) {
+    const dim3 grid(static_cast<unsigned>((packs + kThreads - 1) / kThreads),
+                    static_cast<unsigned>(min(kMostRows, rows - row)));
+    activation_kernel<T, kKind>
+        <<<grid, kThreads, 0, stream>>>(x + row * kRowElements * dim, y + row * dim, dim);
+  }
 }
 
 template <class T>
-void launch(Activation kind, const void* x, void* y, std::int64_t rows, std::int64_t dim,
+void launch(Activation kind, const void* from, void* to, std::int64_t rows, std::int64_t dim,
             cudaStream_t stream) {
+  const T* x = static_cast<const T*>(from);
+  T* y = static_cast<T*>(to);
   switch (kind) {
     case Activation::kSiluGated: return launch<T, Activation::kSiluGated>(x, y, rows, dim, stream);
     case Activation::kGeluTanh: return launch<T, Activation::kGeluTanh>(x, y, rows, dim, stream);

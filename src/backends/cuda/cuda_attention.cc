@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backends/cuda/cuda_planner.h"
+#include "backends/cuda/cuda_row_choice.h"
 #include "backends/cuda/device_buffer.h"
 #include "backends/cuda/device_plan.h"
 #include "core/check.h"
@@ -180,6 +181,20 @@ float CudaAttention::logits(const WindowScoresParams& p, std::int64_t heads, std
 }
 
 void CudaAttention::window_scores(const WindowScoresParams& p) {
+  const std::int64_t asked = p.heads.empty() ? heads_of(p.q, *p.kv) : std::ssize(p.heads);
+  check(std::ssize(p.scores) == (p.per_head ? asked : 1) * p.kv->rows,
+        "window_scores: a score for every row");
+  device_.download(p.scores.data(), scores_on_device(p), std::ssize(p.scores) * 4);
+}
+
+std::unique_ptr<RowChoice> CudaAttention::choose_rows(const RowChoiceParams& p) {
+  check(!p.scoring.per_head, "choose_rows: heads choose together");
+  const std::int64_t earlier = p.scoring.kv->rows - p.tokens;
+  check(earlier >= 0, "choose_rows: the tokens are in the cache");
+  return std::make_unique<CudaRowChoice>(p, scores_on_device(p.scoring) + earlier, device_);
+}
+
+const float* CudaAttention::scores_on_device(const WindowScoresParams& p) {
   const LayerKv& kv = *p.kv;
   const std::int64_t heads = heads_of(p.q, kv), group = heads / kv.kv_heads, queries = p.q.rows;
   std::vector<std::int32_t> asked(p.heads.begin(), p.heads.end());
@@ -189,7 +204,6 @@ void CudaAttention::window_scores(const WindowScoresParams& p) {
   }
   const std::int64_t count = std::ssize(asked);
   check(queries >= 1 && queries <= kv.rows, "window_scores: the window is in the cache");
-  check(std::ssize(p.scores) == (p.per_head ? count : 1) * kv.rows, "window_scores: a score for every row");
   steps_.flush();
   // As many heads at a time as some working memory holds the logits of.
   const std::int64_t head_logits = queries * kv.rows;
@@ -218,10 +232,9 @@ void CudaAttention::window_scores(const WindowScoresParams& p) {
                          scale, p.queries == QueryReduction::kMax},
                         device_.stream());
   }
-  if (!p.per_head) {
-    launch_reduce_heads(means, scores, count, kv.rows, p.reduction == HeadReduction::kMean, device_.stream());
-  }
-  device_.download(p.scores.data(), p.per_head ? means : scores, std::ssize(p.scores) * 4);
+  if (p.per_head) return means;
+  launch_reduce_heads(means, scores, count, kv.rows, p.reduction == HeadReduction::kMean, device_.stream());
+  return scores;
 }
 
 }  // namespace winnow::cuda

@@ -12,6 +12,7 @@
 #include "backends/cuda/matmul.h"
 #include "backends/cuda/sparse_attention.h"
 #include "backends/cuda/step_graph.h"
+#include "backends/row_choice.h"
 
 namespace winnow::cuda {
 
@@ -23,12 +24,15 @@ class CudaAttention {
   void attention(const AttentionParams& params);
   void attention_probs(const AttentionProbsParams& params);
   void window_scores(const WindowScoresParams& params);
+  std::unique_ptr<RowChoice> choose_rows(const RowChoiceParams& params);
 
  private:
   bool bf16() const { return dtype_ == DType::kBF16; }
   std::int64_t heads_of(const MatrixView& q, const LayerKv& kv) const;
   void decode(const AttentionParams& params, std::int64_t heads);
   void attend_blocks(const AttentionParams& params, BlockAttentionParams blocks);
+  // window_scores() left on the device, in its working memory.
+  const float* scores_on_device(const WindowScoresParams& params);
   // Logits of query heads [head, head + count), all of one kv head, into [count, queries, kv->rows]; what
   // they are still to be multiplied by.
   float logits(const WindowScoresParams& params, std::int64_t heads, std::int64_t head, std::int64_t count,

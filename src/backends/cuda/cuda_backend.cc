@@ -10,11 +10,13 @@
 #include "backends/backend.h"
 #include "backends/cuda/cuda_attention.h"
 #include "backends/cuda/cuda_planner.h"
+#include "backends/cuda/cuda_row_choice.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/device_buffer.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/matmul.h"
 #include "backends/cuda/step_graph.h"
+#include "backends/cuda/stored_weight.h"
 #include "core/check.h"
 #include "core/error.h"
 
@@ -30,16 +32,24 @@ constexpr std::int64_t kChunkRows = 8192;
 
 class CudaWeight final : public Weight {
  public:
-  CudaWeight(Buffer data, std::int64_t out_features, std::int64_t in_features)
-      : data_(std::move(data)), out_features_(out_features), in_features_(in_features) {}
+  CudaWeight(Buffer data, std::int64_t out_features, std::int64_t in_features,
+             std::unique_ptr<StoredWeight> stored = nullptr)
+      : data_(std::move(data)),
+        out_features_(out_features),
+        in_features_(in_features),
+        stored_(std::move(stored)) {}
   std::int64_t out_features() const override { return out_features_; }
   std::int64_t in_features() const override { return in_features_; }
-  std::int64_t bytes() const override { return data_.bytes(); }
+  std::int64_t bytes() const override { return data_.bytes() + (stored_ ? stored_->bytes() : 0); }
+  bool has_decode_form() const override { return stored_ != nullptr; }
+  std::int64_t decode_bytes() const override { return stored_ ? stored_->bytes() : data_.bytes(); }
   const void* data() const { return data_.as<>(); }
+  const StoredWeight* stored() const { return stored_.get(); }
 
  private:
   Buffer data_;
   std::int64_t out_features_, in_features_;
+  std::unique_ptr<StoredWeight> stored_;  // null: the file's type is not kept
 };
 
 std::int64_t heads_of(const MatrixView& q, const LayerKv& kv) {
@@ -95,6 +105,10 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Weight> pack(std::int64_t out_features, std::int64_t in_features,
                                const RowReader& reader) override {
+    return pack_stored(out_features, in_features, reader, {});
+  }
+  std::unique_ptr<Weight> pack_stored(std::int64_t out_features, std::int64_t in_features,
+                                      const RowReader& reader, std::span<const StoredRows> stored) override {
     constexpr std::int64_t kSlabFloats = std::int64_t{4} << 20;
     const std::int64_t slab = std::clamp<std::int64_t>(kSlabFloats / in_features, 1, out_features);
     Buffer data = allocate(out_features * dtype_bytes(compute_dtype(), in_features));
@@ -109,7 +123,8 @@ class CudaBackend final : public Backend {
                      count * in_features, stream());
       device_.finish();  // `rows` is filled again
     }
-    return std::make_unique<CudaWeight>(std::move(data), out_features, in_features);
+    return std::make_unique<CudaWeight>(std::move(data), out_features, in_features,
+                                        StoredWeight::arrange(in_features, stored, device_));
   }
 
   std::unique_ptr<Weight> pack_uniform(std::int64_t in_features,
@@ -134,8 +149,11 @@ class CudaBackend final : public Backend {
         "gather: hidden does not fit");
     steps_.flush();
     const std::int32_t* ids = device_.stage_as(rows.data(), std::ssize(rows));
-    launch_embed(static_cast<const CudaWeight&>(table).data(), bf16(), ids, scale, hidden.row<float>(0),
-                 hidden.rows, hidden.cols, stream());
+    const auto& weight = static_cast<const CudaWeight&>(table);
+    if (weight.stored() != nullptr) {  // what the file says, not rounded
+      return weight.stored()->gather(ids, scale, hidden.row<float>(0), hidden.rows, stream());
+    }
+    launch_embed(weight.data(), bf16(), ids, scale, hidden.row<float>(0), hidden.rows, hidden.cols, stream());
   }
 
   void norm(const NormParams& p) override {
@@ -168,6 +186,11 @@ class CudaBackend final : public Backend {
     if (p.x.rows <= kMaxGemvRows && p.x.row_bytes() % 16 == 0) {
       const GemvArgs args{p.x.data, weight.data(), p.bias, p.y.data, p.x.rows,
                           p.x.cols, p.y.cols,      bf16(), y_bf16,   p.accumulate};
+      if (const StoredWeight* stored = p.decode ? weight.stored() : nullptr) {
+        steps_.submit(key_of(6, args.x, stored, args.bias, args.y, args.rows, args.y_bf16, args.accumulate),
+                      [args, stored, s = stream()] { stored->multiply(args, s); });
+        return;
+      }
       steps_.submit(key_of(2, args.x, args.weight, args.bias, args.y, args.rows, args.in, args.out,
                            args.y_bf16, args.accumulate),
                     [args, s = stream()] { launch_gemv(args, s); });
@@ -253,20 +276,16 @@ class CudaBackend final : public Backend {
     download(on_device, norms.data(), x.rows * 4);
   }
 
-  // In pieces, through working memory: a row moves up, never behind one that is still to be read.
   void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) override {
     steps_.flush();
-    if (rows.empty()) return;
-    constexpr std::int64_t kPieceBytes = std::int64_t{64} << 20;
-    const std::int64_t row_bytes = x.row_bytes(), count = std::ssize(rows);
-    const std::int64_t piece = std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1, count);
-    const std::int64_t* from = device_.stage_as(rows.data(), count);
-    void* moved = device_.scratch(piece * row_bytes);
-    for (std::int64_t begin = 0; begin < count; begin += piece) {
-      const std::int64_t n = std::min(piece, count - begin);
-      launch_gather_rows(x.data, from + begin, moved, n, row_bytes, stream());
-      device_.copy(x.row<void>(begin), moved, n * row_bytes);
-    }
+    if (!rows.empty()) move_up(x, device_.stage_as(rows.data(), std::ssize(rows)), std::ssize(rows));
+  }
+  std::unique_ptr<RowChoice> choose_rows(const RowChoiceParams& p) override {
+    return attention_.choose_rows(p);
+  }
+  void keep_rows(const MatrixView& x, const RowChoice& choice) override {
+    steps_.flush();
+    move_up(x, static_cast<const CudaRowChoice&>(choice).rows(), choice.count());
   }
 
   void reserve(LayerKv& kv, std::int64_t capacity) override {
@@ -301,6 +320,20 @@ class CudaBackend final : public Backend {
  private:
   bool bf16() const { return compute_dtype() == DType::kBF16; }
   cudaStream_t stream() const { return device_.stream(); }
+
+  // Rows from[i] (device) to i, in pieces through working memory: a row moves up, never behind one that is
+  // still to be read. A piece stays in the L2 cache.
+  void move_up(const MatrixView& x, const std::int64_t* from, std::int64_t count) {
+    constexpr std::int64_t kPieceBytes = std::int64_t{16} << 20;
+    const std::int64_t row_bytes = x.row_bytes();
+    const std::int64_t piece = std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1, count);
+    void* moved = device_.scratch(piece * row_bytes);
+    for (std::int64_t begin = 0; begin < count; begin += piece) {
+      const std::int64_t n = std::min(piece, count - begin);
+      launch_gather_rows(x.data, from + begin, moved, n, row_bytes, stream());
+      device_.copy(x.row<void>(begin), moved, n * row_bytes);
+    }
+  }
 
   Precision precision_;
   Device device_;

@@ -12,6 +12,46 @@
 namespace winnow::cuda {
 namespace {
 
+// Numbers of pairs that kernels add up, many to a page, so that few downloads bring them all.
+class CountPage {
+ public:
+  static constexpr std::int64_t kCounts = 64;
+  explicit CountPage(Device& device)
+      : device_(device), counts_(allocate_buffer(device, kCounts * 8)), host_(kCounts) {
+    device.clear(counts_.as<>(), counts_.bytes());
+  }
+  bool full() const { return used_ == kCounts; }
+  std::int64_t take() { return used_++; }
+  unsigned long long* at(std::int64_t i) const { return counts_.as<unsigned long long>() + i; }
+  unsigned long long value(std::int64_t i) {
+    if (i >= known_) {
+      device_.download(host_.data(), counts_.as<>(), counts_.bytes());
+      known_ = used_;
+    }
+    return host_[static_cast<std::size_t>(i)];
+  }
+
+ private:
+  Device& device_;
+  Buffer counts_;
+  std::vector<unsigned long long> host_;
+  std::int64_t used_ = 0, known_ = 0;
+};
+
+class CudaPairCount final : public PairCount {
+ public:
+  CudaPairCount(std::shared_ptr<CountPage> page, std::int64_t plan_heads)
+      : page_(std::move(page)), index_(page_->take()), plan_heads_(plan_heads) {}
+  unsigned long long* on_device() const { return page_->at(index_); }
+  double value() const override {
+    return static_cast<double>(page_->value(index_)) / static_cast<double>(plan_heads_);
+  }
+
+ private:
+  std::shared_ptr<CountPage> page_;
+  std::int64_t index_, plan_heads_;
+};
+
 class CudaPlanner final : public BlockPlanner {
  public:
   CudaPlanner(const BlockPlannerParams& params, DType dtype, Device& device)
@@ -19,7 +59,9 @@ class CudaPlanner final : public BlockPlanner {
         kv_(*params.kv),
         thresholds_(allocate_buffer(device, static_cast<std::int64_t>(params.thresholds.size()) * 4)),
         last_q_(allocate_buffer(device, params.last_q.rows * params.last_q.row_bytes())) {
-    device.copy(thresholds_.as<>(), params.thresholds.data(), thresholds_.bytes());
+    // Through the ring: a copy from memory that is not pinned waits for the device.
+    device.copy(thresholds_.as<>(), device.stage(params.thresholds.data(), thresholds_.bytes()),
+                thresholds_.bytes());
     device.copy(last_q_.as<>(), params.last_q.data, last_q_.bytes());
     planning_ = {.rule = params.rule,
                  .dtype = dtype,
@@ -59,16 +101,12 @@ class CudaPlanner final : public BlockPlanner {
     held->words = plan_words(planning_.kv_rows, rule.k_block);
     held->bits = allocate_buffer(device_, plan_bits_bytes(plan.heads, plan.query_blocks, held->words));
     auto* bits = held->bits.as<std::uint32_t>();
-    constexpr std::int64_t kCounterBytes = 256;
-    auto* pairs = static_cast<unsigned long long*>(
-        device_.scratch(kCounterBytes + planning_workspace(planning_, count)));
     list_blocks(planning_, summary_.as<>(), queries, bits,
-                reinterpret_cast<std::byte*>(pairs) + kCounterBytes, device_.stream());
-    device_.clear(pairs, sizeof(*pairs));
-    count_pairs(planning_, queries, plan.heads, bits, pairs, device_.stream());
-    unsigned long long counted = 0;
-    device_.download(&counted, pairs, sizeof(counted));
-    held->computed = static_cast<double>(counted) / static_cast<double>(plan.heads);
+                device_.scratch(planning_workspace(planning_, count)), device_.stream());
+    if (counts_ == nullptr || counts_->full()) counts_ = std::make_shared<CountPage>(device_);
+    auto pairs = std::make_shared<CudaPairCount>(counts_, plan.heads);
+    count_pairs(planning_, queries, plan.heads, bits, pairs->on_device(), device_.stream());
+    held->computed = std::move(pairs);
     plan.held = std::move(held);
   }
 
@@ -104,6 +142,7 @@ class CudaPlanner final : public BlockPlanner {
   PlanningParams planning_;
   Buffer thresholds_, last_q_, summary_;
   std::shared_ptr<const LayerKv> means_;  // [kv_heads, rows, head_dim]
+  std::shared_ptr<CountPage> counts_;
 };
 
 }  // namespace

@@ -97,9 +97,7 @@ Device::Device(int index) : index_(index) {
   std::uint64_t keep = ~std::uint64_t{0};
   check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "the memory pool");
   grow_ring(kRingBytes);
-  void* landing = nullptr;
-  check_cuda(cudaMallocHost(&landing, kLandingBytes), "cudaMallocHost");
-  landing_ = static_cast<std::byte*>(landing);
+  landing(kLandingBytes);
 }
 
 Device::~Device() {
@@ -144,6 +142,19 @@ void Device::download(void* host, const void* memory, std::int64_t bytes) {
   copy(landing_, memory, bytes);
   finish();
   std::memcpy(host, landing_, static_cast<std::size_t>(bytes));
+}
+
+std::byte* Device::landing(std::int64_t bytes) {
+  if (bytes > landing_bytes_) {
+    finish();
+    check_cuda(cudaFreeHost(landing_), "cudaFreeHost");
+    landing_ = nullptr;
+    void* landing = nullptr;
+    check_cuda(cudaMallocHost(&landing, static_cast<std::size_t>(bytes)), "cudaMallocHost");
+    landing_ = static_cast<std::byte*>(landing);
+    landing_bytes_ = bytes;
+  }
+  return landing_;
 }
 
 void Device::clear(void* memory, std::int64_t bytes) {

@@ -46,6 +46,9 @@ class Device {
   void copy(void* to, const void* from, std::int64_t bytes);
   // To the host, and there on return.
   void download(void* host, const void* memory, std::int64_t bytes);
+  // Host memory that a copy from the device arrives in without the host waiting; the caller reads it before
+  // it asks for another, or downloads.
+  std::byte* landing(std::int64_t bytes);
   void clear(void* memory, std::int64_t bytes);
   // Copies small host data behind the ops issued so far and returns where it will be for those that follow,
   // until some 16 MiB more are staged.
@@ -67,7 +70,7 @@ class Device {
   std::byte* pinned_ = nullptr;   // ring of host memory, and its copy on the device
   std::byte* landing_ = nullptr;  // pinned memory that downloads pass through
   std::byte* ring_ = nullptr;
-  std::int64_t ring_bytes_ = 0, ring_used_ = 0;
+  std::int64_t ring_bytes_ = 0, ring_used_ = 0, landing_bytes_ = 0;
   void* scratch_ = nullptr;
   std::int64_t scratch_bytes_ = 0;
 };

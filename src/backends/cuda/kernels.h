@@ -137,4 +137,19 @@ void launch_window_means(const WindowMeansArgs& args, cudaStream_t stream);
 void launch_reduce_heads(const float* means, float* scores, std::int64_t heads, std::int64_t rows, bool mean,
                          cudaStream_t stream);
 
+// A stage's choice (row_choice.h) among `tokens` scores.
+struct ScoreSummary {
+  double lowest, highest, abs_sum;  // of the finite scores, pooled
+  int degenerate;
+};
+struct RowChoiceArgs {
+  const float* scores;    // [tokens]
+  float* pooled;          // [tokens] working memory
+  std::int64_t* rows;     // out, ascending
+  ScoreSummary* summary;  // out
+  int tokens, pool, head, tail, by_score, by_recency;
+  double equal_scores;  // kEqualScores
+};
+void launch_choose_rows(const RowChoiceArgs& args, cudaStream_t stream);
+
 }  // namespace winnow::cuda

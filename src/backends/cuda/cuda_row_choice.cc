@@ -1,0 +1,60 @@
+#include "backends/cuda/cuda_row_choice.h"
+
+#include <cstring>
+
+#include "backends/cuda/device_buffer.h"
+#include "core/check.h"
+
+namespace winnow::cuda {
+namespace {
+
+constexpr std::int64_t kRowsAt = 256;  // behind the summary
+
+}  // namespace
+
+CudaRowChoice::CudaRowChoice(const RowChoiceParams& p, const float* scores, Device& device)
+    : device_(device), count_(p.head + p.by_score + p.by_recency + p.tokens - p.tail) {
+  check(p.tokens >= 1 && p.head >= 0 && p.head <= p.tail && p.tail <= p.tokens &&
+            p.by_score + p.by_recency <= p.tail - p.head && p.pool % 2 == 1,
+        "choose_rows: so many tokens are there");
+  const std::int64_t landing_bytes = kRowsAt + count_ * 8, pooled_at = (landing_bytes + 255) / 256 * 256;
+  memory_ = allocate_buffer(device, pooled_at + p.tokens * 4);
+  const auto number = [](std::int64_t n) { return static_cast<int>(n); };
+  launch_choose_rows({.scores = scores,
+                      .pooled = reinterpret_cast<float*>(memory_.as<std::byte>() + pooled_at),
+                      .rows = reinterpret_cast<std::int64_t*>(memory_.as<std::byte>() + kRowsAt),
+                      .summary = memory_.as<ScoreSummary>(),
+                      .tokens = number(p.tokens),
+                      .pool = number(p.pool),
+                      .head = number(p.head),
+                      .tail = number(p.tail),
+                      .by_score = number(p.by_score),
+                      .by_recency = number(p.by_recency),
+                      .equal_scores = kEqualScores},
+                     device.stream());
+  landing_ = device.landing(landing_bytes);
+  device.copy(landing_, memory_.as<>(), landing_bytes);
+  check_cuda(cudaEventCreateWithFlags(&landed_, cudaEventDisableTiming), "an event");
+  check_cuda(cudaEventRecord(landed_, device.stream()), "an event");
+}
+
+CudaRowChoice::~CudaRowChoice() { cudaEventDestroy(landed_); }
+
+const std::int64_t* CudaRowChoice::rows() const {
+  return reinterpret_cast<const std::int64_t*>(memory_.as<std::byte>() + kRowsAt);
+}
+
+ChosenRows CudaRowChoice::wait() {
+  check_cuda(cudaEventSynchronize(landed_), "a stage's choice");
+  ScoreSummary summary{};
+  std::memcpy(&summary, landing_, sizeof(summary));
+  ChosenRows chosen{.rows = std::vector<std::int64_t>(static_cast<std::size_t>(count_)),
+                    .degenerate = summary.degenerate != 0,
+                    .lowest = summary.lowest,
+                    .highest = summary.highest,
+                    .abs_sum = summary.abs_sum};
+  std::memcpy(chosen.rows.data(), landing_ + kRowsAt, static_cast<std::size_t>(count_ * 8));
+  return chosen;
+}
+
+}  // namespace winnow::cuda
