@@ -50,18 +50,15 @@ def summary(report):
 
 def attention(report):
     """Attention over plans, planning included, against cuDNN's dense and FlexAttention's time at about that density."""
-    peers = report.get("peers", {})
-    cudnn = {int(n): r["cudnn"]["ms"] for n, r in peers.get("attention", {}).items() if "ms" in r.get("cudnn", {})}
+    peers = [r for r in report.get("attention_peers", {}).get("peers", []) if r["head_dim"] == 128]
     rows = []
     for r in report.get("attention", {}).get("with_planning", []):
         row = {k: r[k] for k in ("tokens", "planner", "blocks", "density", "total_ms")}
-        if r["tokens"] in cudnn:
-            row["cudnn_dense_ms"] = cudnn[r["tokens"]]
-            row["against_cudnn"] = cudnn[r["tokens"]] / r["total_ms"]
-        near = [f for f in peers.get("flex", {}).values() if r["tokens"] == 32768 and abs(f["density"] - r["density"]) < 0.05]
-        if near:
-            row["flex_ms"] = near[0]["ms"]
-            row["against_flex"] = near[0]["ms"] / r["total_ms"]
+        for peer in peers:
+            same = peer["tokens"] == r["tokens"] and (peer["peer"] == "cuDNN" or abs(peer["density"] - r["density"]) < 0.05)
+            if same:
+                row[f"{peer['peer']}_ms"] = peer["ms"]
+                row[f"against_{peer['peer']}"] = peer["ms"] / r["total_ms"]
         rows.append(row)
     return rows
 

@@ -44,6 +44,7 @@ profile final_caches prefill --lengths 4096 --repeat 1 \
   --policies dense,bench/gpu/keep09_final.json,bench/gpu/keep08_final.json,bench/gpu/keep07_final.json
 profile decode end2end --lengths 4096 --policies dense,keep08 --new-tokens 65 --repeat 3
 if python3 -c 'import torch, transformers' 2>/dev/null; then
-  step peers python3 bench/gpu/peers.py --lengths "$peers" --decode --attention --flex
+  step peers python3 bench/gpu/peers.py --lengths "$peers" --decode
+  step attention_peers python3 bench/gpu/sparse_attention_peers.py "$parts/attention_peers.json" --flex --long
 fi
 python3 bench/gpu/join_parts.py "$parts" "$out"

@@ -268,7 +268,8 @@ class Backend {
   virtual std::int64_t free_bytes() const { return -1; }
   // Most bytes allocated at once so far; -1: a part of the process's own memory.
   virtual std::int64_t peak_bytes() const { return -1; }
-  // Whether make_planner() takes layers with a sliding window; without it these are computed in full.
+  // Whether make_planner() takes layers whose sliding window hides rows; without it these are computed in
+  // full.
   virtual bool plans_windows() const { return true; }
   // Rows of activations a layer works on at a time: bounds their memory.
   virtual std::int64_t chunk_rows() const { return 512; }

@@ -69,7 +69,7 @@ LayerPlanner::LayerPlanner(const AttentionPolicy& policy, const AttentionCosts* 
   const std::span<const std::int64_t> computed = all.query_rows.last(static_cast<std::size_t>(rows));
   if (all.layer < policy.dense_first_layers) {
     layer_dense_ = DenseReason::kFirstLayers;
-  } else if (window().size > 0 && !backend.plans_windows()) {
+  } else if (window().size > 0 && window().first_row(all.query_rows.back()) > 0 && !backend.plans_windows()) {
     layer_dense_ = DenseReason::kWindow;
   } else if (costs != nullptr &&
              !costs->planning_may_pay(static_cast<double>(all.kv->rows), visible_pairs(computed, window()),
