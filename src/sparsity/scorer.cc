@@ -58,6 +58,7 @@ class AttentionScorer final : public Scorer {
             .scale = input.attention_scale,
             .queries = queries_,
             .reduction = heads_,
+            .scores = {},
             .sliding_window = input.attention_window};
   }
 

@@ -155,7 +155,8 @@ TEST_P(CudaSession, TheDemoModelAgreesWithTheCpu) {
       if (!f32()) cpu += distance(*cpu_engine, length);
     }
     for (const auto& [device, sum] : {std::pair("gpu", &gpu), std::pair("cpu", &cpu)}) {
-      for (double* mean : {&sum->lost_rows, &sum->kl, &sum->decode_kl}) *mean /= std::ssize(kLengths);
+      for (double* mean : {&sum->lost_rows, &sum->kl, &sum->decode_kl})
+        *mean /= static_cast<double>(std::size(kLengths));
       const std::string text = "rows in common " + std::to_string(1 - sum->lost_rows) + ", KL " +
                                std::to_string(sum->kl) + ", decoding " + std::to_string(sum->decode_kl);
       RecordProperty(std::string(name) + "_" + device, text);
