@@ -64,12 +64,15 @@ class SignalObserver {
   RetrievalSignal& signal_;
 };
 
-// The last chunk of a prefill must hold all the queries that vote: tokens go from the beginning of the text.
-void make_last_chunk_long_enough(std::vector<TokenId>& tokens, std::int64_t window) {
+// The last chunk of a prefill must hold all the queries that vote: tokens go from the beginning of the text,
+// or from behind a needle that stands there.
+void make_last_chunk_long_enough(std::vector<TokenId>& tokens, std::span<const std::int64_t> needle,
+                                 std::int64_t window) {
   constexpr std::int64_t kLead = 64;  // template and instruction stay
   const std::int64_t count = std::ssize(tokens), rest = count % kChunkRows;
   if (count <= kChunkRows || rest == 0 || rest >= window) return;
-  tokens.erase(tokens.begin() + kLead, tokens.begin() + kLead + rest);
+  const std::int64_t first = needle.front() < kLead + rest ? std::max(kLead, needle.back() + 1) : kLead;
+  tokens.erase(tokens.begin() + first, tokens.begin() + first + rest);
 }
 
 }  // namespace
@@ -130,8 +133,11 @@ RetrievalSignal measure_retrieval_signal(const Engine& engine, std::span<const N
   signal.needed = signal.recall;
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     NeedlePrompt prompt = prompts[p];
-    make_last_chunk_long_enough(prompt.tokens, settings.window);
-    const std::vector<std::int64_t> needle = needle_tokens(engine.tokenizer(), prompt);
+    std::vector<std::int64_t> needle = needle_tokens(engine.tokenizer(), prompt);
+    if (!needle.empty()) {
+      make_last_chunk_long_enough(prompt.tokens, needle, settings.window);
+      needle = needle_tokens(engine.tokenizer(), prompt);
+    }
     if (needle.empty()) {
       fail(ErrorCode::kUnsupported,
            "the number {} cannot be found again among the prompt's tokens: this tokenizer rewrites it",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -95,7 +96,8 @@ Policy read_policy_file(const std::string& path) {
   return policy_from_json(parse_json_object(file.text(), path, kMaxPolicyBytes), path);
 }
 
-// The policy file that came with winnow for this very model: the first by name with its layers and shape.
+// The policy file that came with winnow for this very model (its layers and shape): of several the one that
+// lost least when it was measured.
 Policy calibrated_policy(const ModelFacts& model) {
   namespace fs = std::filesystem;
   for (const std::string& folder : data_folders()) {
@@ -105,12 +107,19 @@ Policy calibrated_policy(const ModelFacts& model) {
       if (entry.path().extension() == ".json") files.push_back(entry.path());
     }
     std::sort(files.begin(), files.end());
+    const auto loss = [](const Policy& policy) {
+      const auto kl = policy.measured.find("kl");
+      const bool known = kl != policy.measured.end() && kl->is_number();
+      return known ? kl->get<double>() : std::numeric_limits<double>::infinity();
+    };
+    std::optional<Policy> best;
     for (const fs::path& file : files) {
       Policy policy = read_policy_file(file.string());
       const bool made_for = !policy.shape_hash.empty() && policy.shape_hash == model.shape_hash &&
                             policy.model_layers == model.layers && !policy.measured.is_null();
-      if (made_for) return policy;
+      if (made_for && (!best || loss(policy) < loss(*best))) best = std::move(policy);
     }
+    if (best) return *best;
   }
   fail(ErrorCode::kBadArgument,
        "policy auto: there is no calibrated policy for {} yet: make one with winnow calibrate and name its "

@@ -128,7 +128,7 @@ struct BadText {
   std::vector<const char*> parts;
 };
 
-// auto takes the calibrated file that was made for a model of this very shape.
+// auto takes the calibrated file that was made for a model of this very shape, the most careful one.
 TEST(ParsePolicy, AutoFindsTheModelsOwnPolicy) {
   const std::filesystem::path folder = std::filesystem::temp_directory_path() / "winnow-auto-policy-test";
   std::filesystem::create_directories(folder / "policies");
@@ -140,7 +140,9 @@ TEST(ParsePolicy, AutoFindsTheModelsOwnPolicy) {
   };
   write("a.json", "another", 0.1, R"(, "measured": {"kl": 0.01})");
   write("b.json", "mine", 0.2, "");  // by hand, not calibrated
+  write("bold.json", "mine", 0.15, R"(, "measured": {"kl": 0.05})");
   write("c.json", "mine", 0.3, R"(, "measured": {"kl": 0.01})");
+  write("d.json", "mine", 0.4, R"(, "measured": {"kl": null})");
   setenv("WINNOW_DATA_DIR", folder.c_str(), 1);
   const ModelFacts mine{.name = "m", .shape_hash = "mine", .layers = 30};
   const Policy found = parse_policy("auto", mine);
