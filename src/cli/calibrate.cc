@@ -170,10 +170,11 @@ void add_calibrate(CLI::App& app, Command& command) {
   CLI::App* sub = app.add_subcommand("calibrate", "Find the fastest policy within a quality budget");
   add_model_options(*sub, options->model);
   QualityBudget& budget = options->settings.budget;
+  const auto loss = CLI::Range(1e-6, 1000.0);
   sub->add_option("--max-kl", budget.max_kl, "KL(dense || policy) of the next token after the prompt, nats")
-      ->check(CLI::PositiveNumber);
+      ->check(loss);
   sub->add_option("--max-dce", budget.max_dce, "Rise of the cross-entropy after the prompt, nats")
-      ->check(CLI::PositiveNumber);
+      ->check(loss);
   sub->add_option("--min-niah", budget.min_niah, "Share of hidden numbers that are found")
       ->check(CLI::Range(0.0, 1.0));
   sub->add_option("--min-speedup", budget.min_speedup, "Times faster than dense to the first token")
