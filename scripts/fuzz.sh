@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the libFuzzer targets (clang, address and undefined-behaviour sanitizers) and runs each for a while.
 #   scripts/fuzz.sh [SECONDS [TARGET...]]        default: 60 seconds each of all targets
-# Inputs found are kept under build/fuzz/corpus/TARGET; a crash leaves its input in build/fuzz/crashes and exit 1.
+# Starts from fuzz/corpus/TARGET and the golden files. Inputs found are kept under build/fuzz/corpus/TARGET; a crash leaves
+# its input in build/fuzz/crashes and exit 1: mend it, and put the input into fuzz/corpus/TARGET.
 # Needs clang and libomp-dev.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -50,5 +51,5 @@ PY
   fi
   echo "fuzz: $target, $seconds s" >&2
   "build/fuzz/bin/$target" -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
-    -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/ "$corpus"
+    -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/ "$corpus" "fuzz/corpus/$target"
 done

@@ -5,105 +5,28 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <initializer_list>
 #include <string_view>
 #include <utility>
 
 #include "cli/common.h"
 #include "cli/provenance.h"
+#include "cli/text_lines.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
-#include "formats/json_text.h"
 
 namespace winnow::cli {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMaxLineBytes = 256 << 20;  // no context takes more text
-
-// `where` is "file:line".
-[[noreturn]] void bad_line(const std::string& where, const std::string& why) {
-  fail(ErrorCode::kBadFormat, "{}: {}", where, why);
-}
-
-void check_keys(const json& object, std::initializer_list<std::string_view> known, const std::string& where) {
-  for (const auto& [key, value] : object.items()) {
-    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-    bad_line(where, fmt::format("unknown key \"{}\" (known: {})", key, fmt::join(known, ", ")));
-  }
-}
-
-std::string text_of(const json& object, const char* key, const std::string& where) {
-  if (!object.contains(key) || !object[key].is_string())
-    bad_line(where, fmt::format("\"{}\" must be text", key));
-  return object[key].get<std::string>();
-}
-
-std::vector<ChatMessage> messages_of(const json& messages, const std::string& where) {
-  if (!messages.is_array() || messages.empty())
-    bad_line(where, "\"messages\" must be a list of at least one message");
-  std::vector<ChatMessage> result;
-  for (const json& message : messages) {
-    if (!message.is_object()) bad_line(where, "a message must be an object with role and content");
-    check_keys(message, {"role", "content"}, where);
-    result.push_back({text_of(message, "role", where), text_of(message, "content", where)});
-    const std::string& role = result.back().role;
-    if (role != "system" && role != "user" && role != "assistant") {
-      bad_line(where, fmt::format("role \"{}\" must be system, user or assistant", role));
-    }
-  }
-  return result;
-}
-
-BatchPrompt parse_prompt(const std::string& line, const std::string& where) {
-  const json object = parse_json_object(line, where, kMaxLineBytes);
-  check_keys(object, {"id", "prompt", "messages", "max_tokens"}, where);
-  if (object.contains("prompt") == object.contains("messages")) {
-    bad_line(where, "needs \"prompt\" or \"messages\", one of the two");
-  }
-  BatchPrompt prompt;
-  if (object.contains("prompt")) prompt.prompt = text_of(object, "prompt", where);
-  if (object.contains("messages")) prompt.messages = messages_of(object["messages"], where);
-  if (object.contains("id")) {
-    prompt.id = object["id"];
-    if (!prompt.id.is_string() && !prompt.id.is_number_integer())
-      bad_line(where, "\"id\" must be text or an integer");
-  }
-  if (object.contains("max_tokens")) {
-    const json& value = object["max_tokens"];
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
-      bad_line(where, "\"max_tokens\" must be an integer of at least 1");
-    }
-    prompt.max_tokens = value.get<std::int64_t>();
-  }
-  return prompt;
-}
-
 std::string prompt_hash(const BatchPrompt& prompt, const std::string& settings) {
   json decisive = {settings, prompt.prompt, prompt.max_tokens.value_or(0)};
   for (const ChatMessage& message : prompt.messages) decisive.push_back({message.role, message.content});
   const std::string text = dump_json(decisive);
   return hex_hash(XXH3_64bits(text.data(), text.size()));
-}
-
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
-
-// Calls fn(line, number, ended) for each line, without its newline; `ended`: it has one.
-template <class Fn>
-void for_each_line(const std::string& text, Fn&& fn) {
-  std::int64_t number = 1;
-  for (std::size_t begin = 0; begin < text.size(); ++number) {
-    const std::size_t newline = text.find('\n', begin);
-    const bool ended = newline != std::string::npos;
-    const std::size_t end = ended ? newline : text.size();
-    fn(text.substr(begin, end - begin), number, ended);
-    begin = end + 1;
-  }
 }
 
 constexpr std::string_view kLineStart = "{\"prompt_hash\":";
@@ -128,14 +51,7 @@ bool is_half_answer(std::string_view line) {
 }  // namespace
 
 std::vector<BatchPrompt> read_prompts(const std::string& path) {
-  std::vector<BatchPrompt> prompts;
-  for_each_line(read_text(path), [&](const std::string& line, std::int64_t number, bool /*ended*/) {
-    if (is_blank(line)) return;
-    prompts.push_back(parse_prompt(line, fmt::format("{}:{}", path == "-" ? "stdin" : path, number)));
-    prompts.back().index = static_cast<std::int64_t>(prompts.size()) - 1;
-  });
-  if (prompts.empty()) fail(ErrorCode::kBadFormat, "{}: has no prompts", path);
-  return prompts;
+  return parse_prompts(read_text(path), path == "-" ? "stdin" : path);
 }
 
 void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings) {

@@ -3,27 +3,15 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "tokenizer/tokenizer.h"
+#include "cli/batch_prompts.h"
 
 namespace winnow::cli {
 
-// {"id"?: string or integer, "prompt": string | "messages": [{"role", "content"}], "max_tokens"?: integer}
-struct BatchPrompt {
-  std::int64_t index = 0;  // among the prompts of the file
-  nlohmann::json id;       // null when there is none
-  std::string prompt;
-  std::vector<ChatMessage> messages;  // not empty: instead of `prompt`
-  std::optional<std::int64_t> max_tokens;
-  std::string hash;  // of what decides the answer, see hash_prompts()
-};
-
-// Every prompt of the file; empty lines are skipped. Error(kBadFormat) naming file and line for anything that
-// is not a prompt.
+// parse_prompts() of a file, or of stdin for "-". Error(kIo) too.
 std::vector<BatchPrompt> read_prompts(const std::string& path);
 
 // Sets each prompt's hash, of itself and the settings of the run: a stored answer with the same hash is still

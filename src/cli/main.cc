@@ -8,6 +8,7 @@
 #include <new>
 
 #include "cli/command.h"
+#include "core/bus_error.h"
 #include "core/error.h"
 
 namespace {
@@ -60,6 +61,7 @@ void restart_with_short_spins(char** argv) {
 
 int main(int argc, char** argv) {
   restart_with_short_spins(argv);
+  winnow::explain_bus_errors();
   CLI::App app{"winnow: long prompts made cheap by not computing what does not matter", "winnow"};
   app.set_version_flag("--version", "winnow " WINNOW_VERSION);
   app.require_subcommand(1);

@@ -1,6 +1,6 @@
 // MappedFile: a whole file, mapped read-only for as long as the object lives. An empty file has no bytes.
 //
-// The file must not shrink while it is mapped: the system then kills the process on access.
+// The file must not shrink while it is mapped: access then raises SIGBUS (bus_error.h).
 #pragma once
 
 #include <cstddef>

@@ -66,7 +66,7 @@ bool SocketStream::client_gone() const {
 void SocketStream::close_gently() {
   ::shutdown(socket_, SHUT_WR);
   // A socket closed with unread bytes resets the connection, and the client loses what it has not read yet.
-  constexpr std::int64_t kMostBytes = 4 << 20;
+  constexpr std::int64_t kMostBytes = 64 << 20;
   const auto deadline = Clock::now() + std::chrono::seconds(1);
   for (std::int64_t drained = 0; drained < kMostBytes && Clock::now() < deadline;) {
     if (!wait_for(socket_, POLLIN, std::chrono::milliseconds(200))) break;

@@ -42,6 +42,17 @@ ApiError out_of_time(const Job& job) {
   return {504, "", "timeout", fmt::format("no answer within the limit of {} s", limit.count())};
 }
 
+// Why a session's file could not be read or written, without the path under which the server keeps it.
+ApiError session_error(const Error& error, const std::string& path) {
+  std::string why = error.what();
+  if (why.starts_with(path)) why.replace(0, path.size(), "winnow.session");
+  switch (error.code()) {
+    case ErrorCode::kBadArgument: return {409, "winnow.session", "session_mismatch", why};
+    case ErrorCode::kBadFormat: return {409, "winnow.session", "session_damaged", why};
+    default: return {500, "winnow.session", "session_file", why};
+  }
+}
+
 bool out_of_time_now(const Job& job) { return Clock::now() >= job.deadline; }
 
 }  // namespace
@@ -214,8 +225,7 @@ std::unique_ptr<Session> Scheduler::read_prompt(Job& job, PromptReport& report) 
     try {
       session = SessionFile::load(spec.session_file, engine_, spec.policy, spec.prompt);
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kBadArgument) throw;
-      throw ApiError(409, "winnow.session", "session_mismatch", error.what());
+      throw session_error(error, spec.session_file);
     }
     report.session = "loaded";
     report.kept_tokens = session->kv_lens().back();
@@ -224,7 +234,11 @@ std::unique_ptr<Session> Scheduler::read_prompt(Job& job, PromptReport& report) 
     session = read_anew(job, report);
     if (session == nullptr) return nullptr;
     if (!spec.session_file.empty()) {
-      SessionFile::save(spec.session_file, engine_, *session, spec.policy, spec.prompt);
+      try {
+        SessionFile::save(spec.session_file, engine_, *session, spec.policy, spec.prompt);
+      } catch (const Error& error) {
+        throw session_error(error, spec.session_file);
+      }
       report.session = "saved";
     }
   }

@@ -169,6 +169,26 @@ TEST_F(SchedulerTest, SessionFilesAreBoundToTheirPrompt) {
   EXPECT_EQ(run(other).error->status(), 409);
 }
 
+// A client learns what is wrong with its session, not where the server keeps it.
+TEST_F(SchedulerTest, SessionFilesThatCannotBeUsed) {
+  const Scratch scratch;
+  JobSpec spec = greedy(some_tokens(40), 2);
+  spec.session_file = scratch.write("a.session", "damaged");
+  EXPECT_EQ(run(spec).error->code(), "session_damaged");
+  spec.session_file = scratch.file("b.session");
+  EXPECT_FALSE(run(spec).error);
+  std::string bytes = Scratch::read(spec.session_file);
+  bytes[bytes.size() / 2] ^= 1;
+  scratch.write("b.session", bytes);
+  EXPECT_EQ(run(spec).error->code(), "session_damaged");
+  spec.session_file = scratch.file("missing/c.session");
+  const Outcome unsaved = run(spec);
+  ASSERT_TRUE(unsaved.error);
+  EXPECT_EQ(unsaved.error->status(), 500);
+  EXPECT_TRUE(std::string(unsaved.error->what()).starts_with("winnow.session: cannot create"))
+      << unsaved.error->what();
+}
+
 TEST_F(SchedulerTest, CancelledJobsEnd) {
   JobSpec spec = greedy(some_tokens(40), 400);
   std::vector<std::shared_ptr<Job>> jobs;
