@@ -14,7 +14,14 @@ function(winnow_target_options target)
   endif()
 endfunction()
 
-# winnow_library(core deps...): every .cc under src/core becomes the static library winnow_core.
+# What is installed: no path of this machine is in a message.
+function(winnow_installed_code target)
+  set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>)
+endfunction()
+
+# winnow_library(core deps...): every .cc under src/core becomes the static library winnow_core, which the program and the
+# shared library are linked from.
 function(winnow_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/backends/(cuda/|without_cuda)")  # cmake/cuda.cmake chooses

@@ -99,7 +99,7 @@ int batch(BatchOptions options) {
         "{}: {} answers kept, {} lines dropped (failed, half-written or of another prompt or setting)\n",
         options.output, file.kept(), file.dropped());
   }
-  const nlohmann::json origin = provenance(*engine, options.model);
+  const nlohmann::json origin = provenance(kBatchSchema, *engine, options.model);
   Progress progress("answering", options.model.progress_style());
   std::int64_t done = file.kept(), failed = 0;
   const auto count = static_cast<std::int64_t>(prompts.size());
@@ -109,6 +109,7 @@ int batch(BatchOptions options) {
                     fmt::format("{} of {}", done, count));
     nlohmann::json line = answer_line(*engine, options, policy, prompt);
     failed += line.contains("error") ? 1 : 0;
+    line["schema"] = kBatchSchema;
     line["run"] = origin;
     file.append(line);
     ++done;

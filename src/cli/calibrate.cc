@@ -117,7 +117,7 @@ int calibrate(CalibrateOptions options) {
   }
   print_recall(*result);
   print_frontier(*result);
-  const json origin = provenance(*engine, options.model);
+  const json origin = provenance(kFrontierSchema, *engine, options.model);
   if (!options.frontier.empty()) {
     json report = origin;
     report["command"] = "calibrate";

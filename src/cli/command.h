@@ -28,5 +28,7 @@ void add_calibrate(CLI::App& app, Command& command);
 void add_train(CLI::App& app, Command& command);
 void add_report(CLI::App& app, Command& command);
 void add_serve(CLI::App& app, Command& command);
+void add_completion(CLI::App& app, Command& command);
+void add_manual(CLI::App& app, Command& command);
 
 }  // namespace winnow::cli

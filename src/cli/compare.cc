@@ -114,7 +114,7 @@ int compare(const Engine& engine, const RunOptions& options, const Policy& polic
     print_table(dense, sparse, policy, agrees);
     return 0;
   }
-  nlohmann::json report = provenance(engine, options.model);
+  nlohmann::json report = provenance(kCompareSchema, engine, options.model);
   report["results"] = {to_json(dense, dense_policy), to_json(sparse, policy)};
   report["results"][1]["attention_layers"] = layers_json(sparse.blocks);
   report["agreement"] = {{"first_token_equal", agrees.first_token_equal},

@@ -158,7 +158,7 @@ int eval(EvalOptions options) {
   const RunResult result = run_with_progress(evaluation, options, journal.get());
   if (!result.finished()) return report_interrupted(result, journal.get());
 
-  json report = provenance(*engine, options.model);
+  json report = provenance(kEvalSchema, *engine, options.model);
   report["command"] = "eval";
   report.update(evaluation.report(result));
   const std::string text = dump_json(report, 2) + "\n";

@@ -175,7 +175,8 @@ int inspect(const InspectOptions& options) {
   const auto source = open_source(options.model);
   const Architecture arch = read_architecture(*source);
   const std::vector<TensorInfo> tensors = source->tensors();
-  json report = {{"winnow", WINNOW_VERSION},
+  json report = {{"schema", kInspectSchema},
+                 {"winnow", WINNOW_VERSION},
                  {"machine", machine_json()},
                  {"model", model_json(*source, arch, options.model.model.empty())},
                  {"seed", options.model.seed},

@@ -78,6 +78,8 @@ int main(int argc, char** argv) {
   winnow::cli::add_train(app, command);
   winnow::cli::add_report(app, command);
   winnow::cli::add_serve(app, command);
+  winnow::cli::add_completion(app, command);
+  winnow::cli::add_manual(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "cli/common.h"
 #include "cli/policy_text.h"
+#include "cli/schemas.h"
 #include "formats/json_text.h"
 #include "sparsity/learned_scorer.h"
 #include "sparsity/scorer.h"
@@ -25,7 +26,8 @@ nlohmann::json report(const Policy& policy, const std::vector<std::int64_t>& len
   for (const std::int64_t length : lengths) {
     kept.push_back({{"length", length}, {"kept", kept_by_stage(policy, length)}});
   }
-  return {{"winnow", WINNOW_VERSION},
+  return {{"schema", kPolicyCheckSchema},
+          {"winnow", WINNOW_VERSION},
           {"valid", true},
           {"policy", policy_to_json(policy)},
           {"kept_by_stage", kept}};

@@ -70,7 +70,7 @@ class Profile {
   }
 
   json report() const {
-    json report = provenance(*engine_, options_.model);
+    json report = provenance(kProfileSchema, *engine_, options_.model);
     report["command"] = "profile " + options_.mode;
     report["text"] = input_.description;
     report["repeat"] = options_.repeat;

@@ -46,8 +46,9 @@ nlohmann::json model_json(const WeightSource& source, const Architecture& arch, 
           {"random", random}};
 }
 
-nlohmann::json provenance(const Engine& engine, const ModelOptions& options) {
-  return {{"winnow", WINNOW_VERSION},
+nlohmann::json provenance(const char* schema, const Engine& engine, const ModelOptions& options) {
+  return {{"schema", schema},
+          {"winnow", WINNOW_VERSION},
           {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"machine", machine_json()},
           {"model", model_json(engine.source(), engine.arch(), engine.random())},

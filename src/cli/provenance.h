@@ -5,13 +5,15 @@
 #include <string>
 
 #include "cli/common.h"
+#include "cli/schemas.h"
 #include "runtime/engine.h"
 
 namespace winnow::cli {
 
-// {winnow, date, machine{cpu, cores, simd}, model{name, file, shape_hash, content_hash, random}, device,
-// backend, precision, threads, seed}. Names of files, never the folders they lie in.
-nlohmann::json provenance(const Engine& engine, const ModelOptions& options);
+// {schema, winnow, date, machine{cpu, cores, simd}, model{name, file, shape_hash, content_hash, random},
+// device, backend, precision, threads, seed}. Names of files, never the folders they lie in. `schema` is one
+// of schemas.h.
+nlohmann::json provenance(const char* schema, const Engine& engine, const ModelOptions& options);
 
 nlohmann::json machine_json();
 nlohmann::json model_json(const WeightSource& source, const Architecture& arch, bool random);

@@ -1,6 +1,7 @@
 #include "cli/prune_log.h"
 
 #include "cli/common.h"
+#include "cli/schemas.h"
 #include "core/atomic_file.h"
 
 namespace winnow::cli {
@@ -10,7 +11,11 @@ PruneLog::PruneLog(const std::string& path) : path_(path) {
 }
 
 void PruneLog::add(std::span<const StageRecord> stages) {
-  for (const StageRecord& stage : stages) text_ += dump_json(to_json(stage)) + "\n";
+  for (const StageRecord& stage : stages) {
+    nlohmann::json line = to_json(stage);
+    line["schema"] = kStageSchema;
+    text_ += dump_json(line) + "\n";
+  }
 }
 
 void PruneLog::write() const {

@@ -55,7 +55,7 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
   const Answer answer = answer_prompt(session, sampler, prompt, answering);
   log.add(answer.stages);
   if (options.as_json) {
-    nlohmann::json report = provenance(engine, options.model);
+    nlohmann::json report = provenance(kRunSchema, engine, options.model);
     report.update(to_json(answer, policy));
     report["attention_layers"] = layers_json(answer.blocks);
     if (options.positions) report["pieces"] = token_texts(engine.tokenizer(), prompt.tokens);

@@ -201,7 +201,7 @@ class Sparsity {
   }
 
   json report() const {
-    json report = provenance(*engine_, options_.model);
+    json report = provenance(kSparsitySchema, *engine_, options_.model);
     report["command"] = "sparsity";
     report["length"] = result_.tokens;
     report["text"] = json::array();

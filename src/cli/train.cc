@@ -85,7 +85,7 @@ int train(TrainOptions options) {
     fmt::print("samples are in {}.train\n", output);
     return 0;
   }
-  nlohmann::json report = provenance(*engine, options.model);
+  nlohmann::json report = provenance(kTrainSchema, *engine, options.model);
   report["command"] = "train";
   report["training"] = training.report();
   fmt::print("{}\n", options.as_json ? dump_json(report, 2) : fmt::format("wrote {}", output));

@@ -1,21 +1,40 @@
 #include "core/data_dir.h"
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <filesystem>
 
 #include "core/error.h"
 
 namespace winnow {
+namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kLevels = 3;  // /usr/lib/x86_64-linux-gnu is two folders away from /usr/share
+
+// Where the shared library that this code is in lies; the program, where it is in no library.
+fs::path own_file() {
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&data_folders), &info) == 0 || info.dli_fname == nullptr)
+    return program;
+  const fs::path file = fs::canonical(info.dli_fname, error);  // a program's name may be anything
+  return error || file.string().find(".so") == std::string::npos ? program : file;
+}
+
+}  // namespace
 
 std::vector<std::string> data_folders() {
   const char* chosen = std::getenv("WINNOW_DATA_DIR");
   if (chosen != nullptr && *chosen != '\0') return {chosen};
   std::vector<std::string> folders;
-  std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (!error) folders.push_back((program.parent_path().parent_path() / "share" / "winnow").string());
+  fs::path folder = own_file().parent_path();
+  for (int level = 0; level < kLevels; ++level, folder = folder.parent_path()) {
+    folders.push_back((folder / "share" / "winnow").string());
+  }
   folders.push_back(WINNOW_SOURCE_DIR "/data");
   folders.push_back(WINNOW_SOURCE_DIR);
   return folders;

@@ -1,0 +1,46 @@
+# What `cmake --install` and CPack take: the program with its manual and completions, policies and texts.
+include(GNUInstallDirs)
+
+if(WINNOW_WITH_CUDA)  # CUDA's libraries are outside the system's folders
+  set_target_properties(winnow PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+endif()
+install(TARGETS winnow RUNTIME)
+install(DIRECTORY policies data/texts DESTINATION ${CMAKE_INSTALL_DATADIR}/winnow)
+install(FILES README.md CHANGELOG.md LICENSE TYPE DOC)
+
+# The program writes its own manual and completions; when cross-compiling it cannot run here.
+if(NOT CMAKE_CROSSCOMPILING)
+  set(pages ${CMAKE_BINARY_DIR}/share)
+  set(manual ${pages}/man/man1/winnow.1)
+  set(bash_completion ${pages}/bash-completion/completions/winnow)
+  set(zsh_completion ${pages}/zsh/site-functions/_winnow)
+  set(fish_completion ${pages}/fish/vendor_completions.d/winnow.fish)
+  foreach(page ${manual} ${bash_completion} ${zsh_completion} ${fish_completion})
+    cmake_path(GET page PARENT_PATH folder)
+    file(MAKE_DIRECTORY ${folder})
+  endforeach()
+  add_custom_command(OUTPUT ${manual} ${bash_completion} ${zsh_completion} ${fish_completion} DEPENDS winnow VERBATIM
+    COMMAND winnow manual > ${manual}
+    COMMAND winnow completion bash > ${bash_completion}
+    COMMAND winnow completion zsh > ${zsh_completion}
+    COMMAND winnow completion fish > ${fish_completion}
+    COMMENT "Writing the manual and the shells' completions")
+  add_custom_target(winnow_pages ALL DEPENDS ${manual} ${bash_completion} ${zsh_completion} ${fish_completion})
+  foreach(folder man bash-completion zsh fish)
+    install(DIRECTORY ${pages}/${folder} DESTINATION ${CMAKE_INSTALL_DATADIR})
+  endforeach()
+endif()
+
+set(CPACK_PACKAGE_VENDOR winnow)
+set(CPACK_PACKAGE_CONTACT "winnow maintainers <winnow@example.invalid>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "long prompts made cheap by not computing what does not matter")
+set(CPACK_PACKAGE_DESCRIPTION "An engine for language models that leaves out prompt tokens and blocks of attention that\n\
+ matter little, says what that costs in quality, and answers on the command line, over HTTP and from C.")
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_GENERATOR DEB)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)  # dependencies are read from the binaries
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+include(CPack)
