@@ -4,10 +4,9 @@
 // Measured: for every head, at every threshold of a grid, what is left (density) and how far the head's
 // output is off (squared error per query); and for every layer what its errors do to the next-token
 // distribution (KL per unit of error, from passes in which that layer alone is cut hard; or from gradients,
-// CurveSettings::gradients). The loss of a
-// choice of thresholds is then taken as the sum over the heads of sensitivity(layer) x error(head,
-// threshold), and thresholds are chosen so that every head buys its last block at the same price (a
-// Lagrangian).
+// CurveSettings::gradients). The loss of a choice of thresholds is then taken as the sum over the heads of
+// sensitivity(layer) x error(head, threshold), and thresholds are chosen so that every head buys its last
+// block at the same price (a Lagrangian).
 #pragma once
 
 #include <cstdint>
