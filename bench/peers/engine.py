@@ -42,7 +42,7 @@ class OpenVino:
                 setattr(config, name, value)
             scheduler.sparse_attention_config = config
         self.pipeline = genai.LLMPipeline(
-            os.path.join(spec["models"], "f16.gguf"), "CPU", scheduler_config=scheduler,
+            os.path.join(spec["models"], spec.get("weights", "f16") + ".gguf"), "CPU", scheduler_config=scheduler,
             INFERENCE_PRECISION_HINT="bf16", INFERENCE_NUM_THREADS=spec["threads"], **spec.get("properties", {}))
         self.config = genai.GenerationConfig()
         self.config.max_new_tokens = 1

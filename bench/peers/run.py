@@ -38,6 +38,9 @@ PEERS = {
     "openvino-xattention": {"kind": "openvino", "mode": "xattention"},  # its defaults: threshold .8, block 64, stride 8
     "openvino-trishape": {"kind": "openvino", "mode": "trishape", "sparse": {
         "num_retained_start_tokens_in_cache": 128, "num_retained_recent_tokens_in_cache": 512}},
+    # Decoding reads the weights once a token: fewer bytes may be faster.
+    "openvino-q8_0": {"kind": "openvino", "mode": "dense", "weights": "q8_0"},
+    "openvino-q4_1": {"kind": "openvino", "mode": "dense", "weights": "q4_1"},
     "transformers": {"kind": "transformers"},
 }
 LLAMA = {f"llama.cpp {weights}{' fa' if flash else ''}": {"kind": "llama.cpp", "weights": weights, "flash": flash,
@@ -105,6 +108,8 @@ def choose_llama(args, ids):
     timings, best = {}, {}
     probes = [n for n in LLAMA_PROBES if n <= max(args.lengths)] or [max(args.lengths)]
     for name, spec in LLAMA.items():
+        if spec["weights"] not in args.llama_weights.split(","):
+            continue
         try:
             engine = Engine(args, spec)
             engine.ask(ids=ids[:256])
@@ -265,7 +270,7 @@ def markdown(report, lengths):
               ("; ".join(f"{n:,}: {', '.join(t)}" for n, t in differ.items() if t) or "none") + "."]
     if "llama_best" in report:
         best = {cells["configuration"] for cells in samples["llama.cpp"].values()}
-        lines += ["llama.cpp, chosen of " + str(len(LLAMA)) + " configurations: " + ", ".join(sorted(best)) + "."]
+        lines += ["llama.cpp, chosen of " + str(len(report["llama_probe"])) + " configurations: " + ", ".join(sorted(best)) + "."]
     return "\n".join(lines)
 
 
@@ -277,6 +282,7 @@ def main():
     parser.add_argument("--policies", default="dense,keep09,keep08,keep07")
     parser.add_argument("--winnow-args", default="", help="more arguments for `winnow profile`")
     parser.add_argument("--engines", default=",".join([*PEERS, "llama.cpp"]))
+    parser.add_argument("--llama-weights", default="q4_1,q8_0,f16,bf16", help="to choose llama.cpp's best of")
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192")
     parser.add_argument("--new-tokens", type=int, default=1, help="more than 1: decoding is measured too")
     parser.add_argument("--rounds", type=int, default=5)

@@ -55,19 +55,30 @@ void DecodeAttention::list(std::span<const AttentionParams> queries) {
   for (std::size_t i = 0; i < heads_.size(); ++i) left_[i].store(heads_[i].pieces, std::memory_order_relaxed);
 }
 
-void DecodeAttention::attend(const Piece& piece) {
+std::int64_t DecodeAttention::first_row(const Piece& piece) const {
+  return (heads_[static_cast<std::size_t>(piece.head)].first / kPieceRows + piece.index) * kPieceRows;
+}
+
+const BF16* DecodeAttention::keys(const Piece& piece) const {
+  const Head& head = heads_[static_cast<std::size_t>(piece.head)];
+  const LayerKv& kv = *head.params->kv;
+  return kv.k.as<BF16>() + (head.kv_head * kv.capacity + first_row(piece)) * kv.head_dim;
+}
+
+void DecodeAttention::attend(const Piece& piece, const Piece& next) {
   const Head& head = heads_[static_cast<std::size_t>(piece.head)];
   const AttentionParams& params = *head.params;
   const LayerKv& kv = *params.kv;
   const std::int64_t group = group_of(params), dim = kv.head_dim, base = head.kv_head * kv.capacity * dim;
   float* partial = partial_.as<float>() + offsets_[static_cast<std::size_t>(piece.head)] +
                    piece.index * partial_floats(params);
-  const std::int64_t begin = (head.first / kPieceRows + piece.index) * kPieceRows;
+  const std::int64_t begin = first_row(piece);
   attend_piece({.q = params.q.row<BF16>(0) + head.kv_head * group * dim,
                 .heads = group,
                 .head_dim = dim,
                 .k = kv.k.as<BF16>() + base,
                 .v = kv.v.as<BF16>() + base,
+                .next = keys(next),
                 .begin = begin,
                 .end = std::min(begin + kPieceRows, head.limit),
                 .first = head.first,
@@ -111,7 +122,10 @@ void DecodeAttention::run(std::span<const AttentionParams> queries, int threads)
   list(queries);
   const auto pieces = static_cast<std::int64_t>(pieces_.size());
   parallel_pieces(threads, pieces, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) attend(pieces_[static_cast<std::size_t>(i)]);
+    for (std::int64_t i = begin; i < end; ++i) {
+      attend(pieces_[static_cast<std::size_t>(i)],
+             pieces_[static_cast<std::size_t>(std::min(i + 1, pieces - 1))]);
+    }
   });
 }
 

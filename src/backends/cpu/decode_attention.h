@@ -33,7 +33,9 @@ class DecodeAttention {
   };
 
   void list(std::span<const AttentionParams> queries);
-  void attend(const Piece& piece);
+  void attend(const Piece& piece, const Piece& next);
+  std::int64_t first_row(const Piece& piece) const;
+  const BF16* keys(const Piece& piece) const;
   void merge(const Head& head) const;
 
   std::vector<Head> heads_;

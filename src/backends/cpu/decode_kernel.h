@@ -15,6 +15,7 @@ struct PieceParams {
   const BF16* q;  // [heads, head_dim], one after the other
   std::int64_t heads, head_dim;
   const BF16 *k, *v;  // cache row 0 of the kv head
+  const BF16* next;   // the keys of the piece that is computed next, fetched meanwhile
   std::int64_t begin, end;
   std::int64_t first;  // rows before this one are not seen (a sliding window); less than end
   float scale_log2;    // of the scores, in units of log2

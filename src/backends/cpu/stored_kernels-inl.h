@@ -3,14 +3,27 @@
 // (64); and the functions on them that the kernels call. No include guard: each such file makes its own
 // kernels.
 
+// The weights that are read next, fetched a little at every step of a product so that it does not wait for
+// memory. Reading ahead of the last group is harmless.
+struct Ahead {
+  const std::byte* at;
+  std::int64_t bytes;  // a step, a multiple of a cache line
+
+  void step() {
+    for (std::int64_t b = 0; b < bytes; b += kCacheLine) __builtin_prefetch(at + b);
+    at += bytes;
+  }
+};
+
 // y[lane] of kRows rows over blocks of 32 columns. kOffset is what the kind's integers are moved by.
 template <int kRows, bool kNibbles, bool kMinimum, int kOffset>
 WINNOW_STORED_TARGET void multiply_32(const std::byte* group, std::int64_t blocks, const QuantizedRow* x,
-                                      float (*y)[kGroupRows]) {
+                                      Ahead ahead, float (*y)[kGroupRows]) {
   constexpr std::int64_t kHeader = kMinimum ? 64 : 32;
   Floats sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = splat(0.0f);
   for (std::int64_t b = 0; b < blocks; ++b) {
+    ahead.step();
     const Floats d = load_halves(group);
     const std::byte* bytes = group + kHeader;
     Bytes w[8];
@@ -26,8 +39,7 @@ WINNOW_STORED_TARGET void multiply_32(const std::byte* group, std::int64_t block
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const std::int8_t* q = x[r].q + 32 * b;
-      const std::int32_t sum = x[r].sums16[2 * b] + x[r].sums16[2 * b + 1];
-      Ints even = splat(-kOffset * sum), odd = splat(std::int32_t{0});
+      Ints even = splat(kOffset * x[r].minus_sums128[b] / 128), odd = splat(std::int32_t{0});
 #pragma GCC unroll 4
       for (int i = 0; i < 8; i += 2) {
         even = dot4(even, w[i], q + 4 * i);
@@ -45,13 +57,14 @@ WINNOW_STORED_TARGET void multiply_32(const std::byte* group, std::int64_t block
 
 template <int kRows>
 WINNOW_STORED_TARGET void multiply_q4_k(const std::byte* group, std::int64_t blocks, const QuantizedRow* x,
-                                        float (*y)[kGroupRows]) {
+                                        Ahead ahead, float (*y)[kGroupRows]) {
   Floats sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = splat(0.0f);
   for (std::int64_t b = 0; b < blocks; ++b, group += block_shape(BlockKind::kQ4K).bytes) {
     Floats scaled[kRows], minimums[kRows];
     for (int r = 0; r < kRows; ++r) scaled[r] = minimums[r] = splat(0.0f);
     for (std::int64_t j = 0; j < 8; ++j) {
+      ahead.step();
       const Floats scale = load_u8(group + 64 + 32 * j), minimum = load_u8(group + 80 + 32 * j);
       const std::byte* bytes = group + 320 + 256 * j;
       Bytes w[8];
@@ -85,13 +98,14 @@ WINNOW_STORED_TARGET void multiply_q4_k(const std::byte* group, std::int64_t blo
 
 template <int kRows>
 WINNOW_STORED_TARGET void multiply_q6_k(const std::byte* group, std::int64_t blocks, const QuantizedRow* x,
-                                        float (*y)[kGroupRows]) {
+                                        Ahead ahead, float (*y)[kGroupRows]) {
   Floats sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = splat(0.0f);
   for (std::int64_t b = 0; b < blocks; ++b, group += block_shape(BlockKind::kQ6K).bytes) {
     Floats scaled[kRows];
     for (int r = 0; r < kRows; ++r) scaled[r] = splat(0.0f);
     for (std::int64_t j = 0; j < 16; ++j) {
+      if (j % 2 == 0) ahead.step();
       const Floats scale = load_i8(group + 32 + 16 * j);
       const std::byte* bytes = group + 288 + 192 * j;
       const Bytes first = load_bytes(bytes), second = load_bytes(bytes + 64), upper = load_bytes(bytes + 128);
@@ -117,26 +131,35 @@ WINNOW_STORED_TARGET void multiply_q6_k(const std::byte* group, std::int64_t blo
 
 template <int kRows>
 WINNOW_STORED_TARGET void multiply_rows(BlockKind kind, const std::byte* group, std::int64_t blocks,
-                                        const QuantizedRow* x, float (*y)[kGroupRows]) {
+                                        const QuantizedRow* x, Ahead ahead, float (*y)[kGroupRows]) {
   switch (kind) {
-    case BlockKind::kQ4: return multiply_32<kRows, true, false, 8>(group, blocks, x, y);
-    case BlockKind::kQ4Min: return multiply_32<kRows, true, true, 0>(group, blocks, x, y);
-    case BlockKind::kQ8: return multiply_32<kRows, false, false, 128>(group, blocks, x, y);
-    case BlockKind::kQ8Min: return multiply_32<kRows, false, true, 128>(group, blocks, x, y);
-    case BlockKind::kQ4K: return multiply_q4_k<kRows>(group, blocks, x, y);
-    case BlockKind::kQ6K: return multiply_q6_k<kRows>(group, blocks, x, y);
+    case BlockKind::kQ4: return multiply_32<kRows, true, false, 8>(group, blocks, x, ahead, y);
+    case BlockKind::kQ4Min: return multiply_32<kRows, true, true, 0>(group, blocks, x, ahead, y);
+    case BlockKind::kQ8: return multiply_32<kRows, false, false, 128>(group, blocks, x, ahead, y);
+    case BlockKind::kQ8Min: return multiply_32<kRows, false, true, 128>(group, blocks, x, ahead, y);
+    case BlockKind::kQ4K: return multiply_q4_k<kRows>(group, blocks, x, ahead, y);
+    case BlockKind::kQ6K: return multiply_q6_k<kRows>(group, blocks, x, ahead, y);
   }
 }
 
 // Four rows share what was unpacked of the weights; more would not fit the registers.
 WINNOW_STORED_TARGET void multiply_group(BlockKind kind, const std::byte* group, std::int64_t blocks,
                                          std::span<const QuantizedRow> x, float (*y)[kGroupRows]) {
+  const BlockShape shape = block_shape(kind);
+  const std::int64_t steps = blocks * (shape.columns / 32),
+                     passes = (static_cast<std::int64_t>(x.size()) + 3) / 4,
+                     step_bytes = shape.bytes * blocks / (steps * passes);
+  Ahead ahead{group + blocks * shape.bytes, (step_bytes + kCacheLine - 1) / kCacheLine * kCacheLine};
+  if (x.size() == 1) ahead.bytes = 0;  // as fast as memory without
   const QuantizedRow* row = x.data();
   std::size_t left = x.size();
-  for (; left >= 4; left -= 4, row += 4, y += 4) multiply_rows<4>(kind, group, blocks, row, y);
-  if (left == 3) multiply_rows<3>(kind, group, blocks, row, y);
-  if (left == 2) multiply_rows<2>(kind, group, blocks, row, y);
-  if (left == 1) multiply_rows<1>(kind, group, blocks, row, y);
+  for (; left >= 4; left -= 4, row += 4, y += 4) {
+    multiply_rows<4>(kind, group, blocks, row, ahead, y);
+    ahead.at += steps * ahead.bytes;
+  }
+  if (left == 3) multiply_rows<3>(kind, group, blocks, row, ahead, y);
+  if (left == 2) multiply_rows<2>(kind, group, blocks, row, ahead, y);
+  if (left == 1) multiply_rows<1>(kind, group, blocks, row, ahead, y);
 }
 
 template <class T>
@@ -151,6 +174,7 @@ WINNOW_STORED_TARGET void quantize(const T* x, std::int64_t columns, const Quant
     const std::int32_t first_sum = sum(first_q), second_sum = sum(second_q);
     row.scales[b] = scale;
     row.scaled_sums[b] = scale * static_cast<float>(first_sum + second_sum);
+    row.minus_sums128[b] = -128 * (first_sum + second_sum);
     row.sums16[2 * b] = first_sum;
     row.sums16[2 * b + 1] = second_sum;
   }

@@ -15,24 +15,27 @@
 
 namespace winnow::cpu {
 
+constexpr std::int64_t kCacheLine = 64;
+
 // One row of activations.
 struct QuantizedRow {
-  std::int8_t* q;        // [columns]
-  float* scales;         // [columns / 32]
-  float* scaled_sums;    // [columns / 32] scale times the sum of q
-  std::int32_t* sums16;  // [columns / 16] sums of q
+  std::int8_t* q;               // [columns]
+  float* scales;                // [columns / 32]
+  float* scaled_sums;           // [columns / 32] scale times the sum of q
+  std::int32_t* minus_sums128;  // [columns / 32] -128 times the sum of q
+  std::int32_t* sums16;         // [columns / 16] sums of q
 
   static constexpr std::int64_t kScaleColumns = 32;
   // Bytes of the arrays of one row, a multiple of 64.
   static constexpr std::int64_t bytes(std::int64_t columns) {
-    return (columns + columns / 32 * 16 + 63) / 64 * 64;
+    return (columns + columns / 32 * 20 + 63) / 64 * 64;
   }
   // A row whose arrays lie in `memory`, aligned to 64.
   static QuantizedRow in(std::byte* memory, std::int64_t columns) {
     auto* floats = reinterpret_cast<float*>(memory + columns);
     const std::int64_t blocks = columns / kScaleColumns;
-    return {reinterpret_cast<std::int8_t*>(memory), floats, floats + blocks,
-            reinterpret_cast<std::int32_t*>(floats + 2 * blocks)};
+    auto* sums = reinterpret_cast<std::int32_t*>(floats + 2 * blocks);
+    return {reinterpret_cast<std::int8_t*>(memory), floats, floats + blocks, sums, sums + blocks};
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,7 +14,7 @@ namespace {
 thread_local Team* current_team = nullptr;
 
 // Trying the team costs up to a time slice of the scheduler, some milliseconds.
-constexpr std::chrono::milliseconds kAlone{200};
+constexpr std::chrono::milliseconds kLeastAlone{10}, kMostAlone{320};
 
 // Returns when `value` is no longer `old`, and whether that took longer than operations do.
 template <class T>
@@ -30,6 +31,8 @@ bool wait_for_change(const std::atomic<T>& value, T old) {
 }
 
 }  // namespace
+
+Team::Team(int threads) : threads_(threads), alone_for_(kLeastAlone) {}
 
 Team* Team::current() { return current_team; }
 
@@ -76,7 +79,12 @@ void Team::open(const std::function<void()>& body) {
   alone_ = std::chrono::steady_clock::now() < try_again_;
   if (!alone_) {
     open_region(body);
-    if (alone_) try_again_ = std::chrono::steady_clock::now() + kAlone;
+    if (!alone_) {
+      alone_for_ = kLeastAlone;
+      return;
+    }
+    try_again_ = std::chrono::steady_clock::now() + alone_for_;
+    alone_for_ = std::min(2 * alone_for_, kMostAlone);
     return;
   }
   current_team = this;

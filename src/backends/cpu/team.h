@@ -5,7 +5,8 @@
 //
 // Operations take microseconds, so threads that another process keeps from their cores would hold up every
 // one of them. Once the first thread has waited much longer than that, it does all of the work itself for a
-// while, as fast as one thread is, and then tries the team again.
+// while, as fast as one thread is, and then tries the team again; the longer the while, the more often it
+// failed.
 //
 // Owned by the backend, opened by Backend::together(), used by parallel() alone. Inside, no other OpenMP
 // region gets threads: oneDNN must not be called.
@@ -22,7 +23,7 @@ namespace winnow::cpu {
 
 class Team {
  public:
-  explicit Team(int threads) : threads_(threads) {}
+  explicit Team(int threads);
 
   // Runs body() on the calling thread, with the others waiting for work. By one thread at a time.
   void open(const std::function<void()>& body);
@@ -51,6 +52,7 @@ class Team {
   int threads_;
   bool alone_ = false;  // whether the first thread does everything
   std::chrono::steady_clock::time_point try_again_;
+  std::chrono::milliseconds alone_for_;  // when it happens next
   void* context_ = nullptr;
   void (*call_)(void*, int) = nullptr;
   std::mutex failure_mutex_;
