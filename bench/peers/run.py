@@ -29,7 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LICENSES = Path("/usr/share/common-licenses")  # on every Debian; together 12,839 tokens
 TEXTS = [LICENSES / "GPL-3", LICENSES / "GFDL-1.3"]
-BASE = "openvino-dense"  # what the ratios divide by
+BASE = "openvino-dense"  # what the ratios divide by; without it the first engine
 LLAMA_LONG = 2048  # prompts longer than this use the configuration chosen at the longer probe
 LLAMA_PROBES = (1024, 4096)
 
@@ -108,7 +108,7 @@ def choose_llama(args, ids):
     timings, best = {}, {}
     probes = [n for n in LLAMA_PROBES if n <= max(args.lengths)] or [max(args.lengths)]
     for name, spec in LLAMA.items():
-        if spec["weights"] not in args.llama_weights.split(","):
+        if name.removeprefix("llama.cpp ") not in args.llama:
             continue
         try:
             engine = Engine(args, spec)
@@ -238,9 +238,10 @@ def decode_table(report, lengths):
 def markdown(report, lengths):
     samples, lines = report["samples"], []
     shown = lambda n: f"{n:,}"
-    base = samples.get(BASE, {})
+    base_name = BASE if BASE in samples else next(iter(samples))
+    base = samples[base_name]
     lines += [f"Seconds to the first token: median (min - max) of {report['rounds']} rounds; "
-              f"x: times faster than {BASE}.", "",
+              f"x: times faster than {base_name}.", "",
               "| engine | " + " | ".join(map(shown, lengths)) + f" | peak RSS at {lengths[-1]:,} |",
               "|---" * (len(lengths) + 2) + "|"]
     for name, cells in samples.items():
@@ -251,7 +252,7 @@ def markdown(report, lengths):
                 continue
             seconds = cells[n]["seconds"]
             text = f"**{statistics.median(seconds):.3f}** ({min(seconds):.3f} - {max(seconds):.3f})"
-            if n in base and name != BASE:
+            if n in base and name != base_name:
                 text += f" {statistics.median(base[n]['seconds']) / statistics.median(seconds):.2f}x"
             row.append(text)
         peak = report["peak_bytes"].get(name)
@@ -264,9 +265,9 @@ def markdown(report, lengths):
               f"GEMM {peak('bfloat16'):.0f} GFLOP/s bf16, {peak('float32'):.0f} f32."]
     first = {n: {name: cells[n]["token"] for name, cells in samples.items() if "token" in cells.get(n, {})}
              for n in lengths}
-    differ = {n: {name: token for name, token in tokens.items() if token != tokens.get(BASE)}
-              for n, tokens in first.items() if BASE in tokens}
-    lines += ["First token unlike " + BASE + "'s: " +
+    differ = {n: {name: token for name, token in tokens.items() if token != tokens.get(base_name)}
+              for n, tokens in first.items() if base_name in tokens}
+    lines += ["First token unlike " + base_name + "'s: " +
               ("; ".join(f"{n:,}: {', '.join(t)}" for n, t in differ.items() if t) or "none") + "."]
     if "llama_best" in report:
         best = {cells["configuration"] for cells in samples["llama.cpp"].values()}
@@ -282,7 +283,8 @@ def main():
     parser.add_argument("--policies", default="dense,keep09,keep08,keep07")
     parser.add_argument("--winnow-args", default="", help="more arguments for `winnow profile`")
     parser.add_argument("--engines", default=",".join([*PEERS, "llama.cpp"]))
-    parser.add_argument("--llama-weights", default="q4_1,q8_0,f16,bf16", help="to choose llama.cpp's best of")
+    parser.add_argument("--llama", default=",".join(name.removeprefix("llama.cpp ") for name in LLAMA),
+                        help="llama.cpp's configurations to choose the best of")
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192")
     parser.add_argument("--new-tokens", type=int, default=1, help="more than 1: decoding is measured too")
     parser.add_argument("--rounds", type=int, default=5)
@@ -291,6 +293,9 @@ def main():
     args = parser.parse_args()
     args.engines = [name for name in args.engines.split(",") if name]
     args.lengths = sorted(int(n) for n in args.lengths.split(","))
+    args.llama = args.llama.split(",")
+    if unknown := {f"llama.cpp {name}" for name in args.llama} - set(LLAMA):
+        parser.error(f"unknown configurations: {', '.join(unknown)}")
     unknown = set(args.engines) - {*PEERS, "llama.cpp"}
     if unknown:
         parser.error(f"unknown engines: {', '.join(unknown)} (known: {', '.join([*PEERS, 'llama.cpp'])})")
