@@ -1,7 +1,9 @@
 // The program: picks the subcommand, and is the one place where an Error ends.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -57,10 +59,21 @@ void restart_with_short_spins(char** argv) {
   execv("/proc/self/exe", argv);  // returns only if it failed: then run as we are
 }
 
+// A stream that was closed before the program began: the next file opened would take its number, and be
+// written to in its place. Reading then finds an end, results cannot be written, messages are lost.
+void fill_closed_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) < 0)
+      ::open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // the lowest number that is free
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_closed_streams();
   restart_with_short_spins(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over the limit is then an error like a full disk
   winnow::explain_bus_errors();
   CLI::App app{"winnow: long prompts made cheap by not computing what does not matter", "winnow"};
   app.set_version_flag("--version", "winnow " WINNOW_VERSION);

@@ -39,15 +39,11 @@ std::string backend_name(const Engine& engine) {
   return description.substr(0, description.find(','));
 }
 
-const char* precision_name(const Engine& engine) {
-  return engine.backend().compute_dtype() == DType::kBF16 ? "bf16" : "f32";
-}
-
 // What both sides must agree on, by what it is called in messages.
 json binding(const Engine& engine, const Policy& policy, std::span<const TokenId> prompt) {
   return {{"winnow", WINNOW_VERSION},
           {"backend", backend_name(engine)},
-          {"precision", precision_name(engine)},
+          {"precision", precision_name(engine.backend().precision())},
           {"model", hex(engine.source().content_hash())},
           {"policy", policy_hash(policy)},
           {"prompt", hash_of(bytes_of(prompt))}};
