@@ -38,6 +38,20 @@ endif()
 # Every .cc and .cu under src/backends/cuda, as a part of the library `backends`.
 function(winnow_add_cuda_backend)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backends/cuda/*.cc ${PROJECT_SOURCE_DIR}/src/backends/cuda/*.cu)
+  # NCCL: its header is compiled in where it is found (NCCL_ROOT, the system's or Python's packages), the library opened at run time.
+  find_package(Python3 QUIET COMPONENTS Interpreter)
+  if(NOT WINNOW_NCCL_INCLUDE AND Python3_EXECUTABLE)
+    execute_process(COMMAND ${Python3_EXECUTABLE} -c "import nvidia.nccl as n; print(list(n.__path__)[0] + '/include')"
+      OUTPUT_VARIABLE nccl_of_python OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  endif()
+  find_path(WINNOW_NCCL_INCLUDE nccl.h HINTS ${NCCL_ROOT}/include $ENV{NCCL_ROOT}/include ${nccl_of_python} ${CUDAToolkit_INCLUDE_DIRS})
+  if(WINNOW_NCCL_INCLUDE)
+    list(FILTER sources EXCLUDE REGEX "/without_nccl.cc$")
+    target_include_directories(winnow_backends SYSTEM PRIVATE ${WINNOW_NCCL_INCLUDE})
+  else()
+    message(STATUS "No NCCL: nccl.h was not found (NCCL_ROOT); GPUs that cannot read each other's memory will not work together")
+    list(FILTER sources EXCLUDE REGEX "/nccl.cc$")
+  endif()
   target_sources(winnow_backends PRIVATE ${sources})
   # Headers of CUDA in .cc files are not ours to warn about.
   target_include_directories(winnow_backends SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

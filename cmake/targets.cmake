@@ -25,6 +25,7 @@ endfunction()
 function(winnow_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
   list(FILTER sources EXCLUDE REGEX "/backends/(cuda/|without_cuda)")  # cmake/cuda.cmake chooses
+  list(FILTER sources EXCLUDE REGEX "/ranks/mpi/")  # cmake/mpi.cmake
   if(NOT sources)
     add_library(winnow_${name} INTERFACE)
     target_include_directories(winnow_${name} INTERFACE ${PROJECT_SOURCE_DIR}/src)

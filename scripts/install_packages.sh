@@ -6,6 +6,7 @@ set -euo pipefail
 readonly PACKAGES=(
   g++ cmake ninja-build pkg-config
   libdnnl-dev libhwy-dev nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libpcre2-dev libxxhash-dev libpng-dev libssl-dev libcpp-httplib-dev
+  libopenmpi-dev openmpi-bin        # ranks over MPI (docs/multi_gpu.md); the build goes on without
   libgtest-dev libbenchmark-dev     # tests and benchmarks
   python3 python3-venv ca-certificates  # scripts/get_model.sh, scripts/check_includes.py
 )

@@ -27,6 +27,8 @@
 #include "backends/sliding_window.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "core/range.h"
+#include "ranks/communicator.h"
 
 namespace winnow {
 
@@ -80,11 +82,18 @@ class Weight {
 // Fills `out` with rows [begin, end) of a weight as float32, [end - begin, in_features].
 using RowReader = std::function<void(std::int64_t begin, std::int64_t end, std::span<float> out)>;
 
-// Rows of noise for a weight: element i of them, row-major, is scale * uniform(stream, i) (core/uniform.h).
+// Rows of noise for a weight: element [i, j] is scale * uniform(stream, first + i * stride + j)
+// (core/uniform.h): a part of a larger matrix of `stride` columns.
 struct UniformRows {
   std::int64_t rows = 0;
   std::uint64_t stream = 0;
   float scale = 1.0f;
+  std::int64_t first = 0;
+  std::int64_t stride = 0;  // 0: as many as the weight has columns
+
+  std::int64_t index(std::int64_t row, std::int64_t columns) const {
+    return first + row * (stride == 0 ? columns : stride);
+  }
 };
 
 // Rows of a weight as its file stores them: of the model's rows in their order, `read` fills `out` with
@@ -104,6 +113,7 @@ struct LayerKv {
   std::int64_t rows = 0;
   std::int64_t capacity = 0;            // rows that fit without reserve()
   std::vector<std::int32_t> positions;  // [rows]
+  bool here = true;                     // false: another rank has the keys and values
   std::int64_t bytes() const { return k.bytes() + v.bytes(); }
   // What the queries of a layer with a window of `size` positions see; 0: it has none.
   SlidingWindow window(std::int64_t size) const { return {positions, size}; }
@@ -244,9 +254,21 @@ struct ActivationParams {
 struct RowChoiceParams;  // row_choice.h
 class RowChoice;
 
+// The ranks that compute a model's layers together, each with a backend of its own (docs/multi_gpu.md).
+struct RankShare {
+  std::shared_ptr<Communicator> ranks;  // null: alone
+  Range heads;                          // query heads of the model that are here
+  std::int64_t model_heads = 0;
+  bool sums = false;              // products into the residual stream are summed over the ranks
+  std::int64_t most_columns = 0;  // of such a product
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // Before anything else is asked of it, and on every rank.
+  virtual void join(RankShare share) { share_ = std::move(share); }
 
   virtual std::string description() const = 0;  // e.g. "cpu, 2 threads, bf16, AMX"
   virtual Precision precision() const = 0;
@@ -302,6 +324,9 @@ class Backend {
 
   virtual void norm(const NormParams& params) = 0;
   virtual void linear(const LinearParams& params) = 0;
+  // The same with the products of all ranks summed, where the ranks have parts of the weight's columns. y is
+  // float32, and the same on every rank.
+  virtual void linear_over_ranks(const LinearParams& params);
   virtual void rope_append(const RopeAppendParams& params) = 0;
   // rope_append() of each, into different caches.
   virtual void rope_append_each(std::span<const RopeAppendParams> each) {
@@ -314,7 +339,16 @@ class Backend {
   }
   virtual void attention_probs(const AttentionProbsParams& params) = 0;
   virtual std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params) = 0;
-  virtual void window_scores(const WindowScoresParams& params) = 0;
+  // Of the model's heads: what other ranks have is asked of them, where they ask the same.
+  void window_scores(const WindowScoresParams& params);
+  // Which heads are here, how many the model has, and of a mean over those here the one over all of them.
+  Range heads_here(const MatrixView& q, const LayerKv& kv) const {
+    return share_.ranks ? share_.heads : Range{0, q.cols / kv.head_dim};
+  }
+  std::int64_t model_heads(const MatrixView& q, const LayerKv& kv) const {
+    return share_.ranks ? share_.model_heads : q.cols / kv.head_dim;
+  }
+  double mean_over_model_heads(double mean_here) const;
   virtual void activation(const ActivationParams& params) = 0;
 
   // y = x converted between F32 and BF16, or copied; same shape.
@@ -336,6 +370,20 @@ class Backend {
                                 std::int64_t capacity) const = 0;
   // Keeps only the cache rows listed (ascending) and their positions, and gives the rest of the memory back.
   virtual void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) = 0;
+
+  // What rank `from` has in `x`, into that of rank `to`; every rank calls it.
+  virtual void transfer(const MatrixView& x, int from, int to);
+
+ protected:
+  const RankShare& share() const { return share_; }
+  // window_scores() of the heads here; those asked are counted from the first one here.
+  virtual void own_window_scores(const WindowScoresParams& params) = 0;
+
+ private:
+  void window_scores_by_head(const WindowScoresParams& params);
+
+  RankShare share_;
+  Buffer summands_;  // of linear_over_ranks()
 };
 
 // `matrix`, where the host can read it: itself, or a copy in `copy`.

@@ -115,7 +115,7 @@ class CurveObserver {
     for (const float threshold : curves_.grid) {
       AttentionPolicy policy = settings_.attention;
       policy.thresholds = {{threshold}};
-      BlockPlannerParams params = planner_params(policy, view.layer, curves_.heads);
+      BlockPlannerParams params = planner_params(policy, view.layer, {0, curves_.heads});
       params.kv = view.kv;
       params.scale = view.scale;
       params.window = view.window;

@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/common.h"
 #include "cli/provenance.h"
+#include "cli/ranks.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
 
@@ -135,6 +136,7 @@ void add_batch(CLI::App& app, Command& command) {
   auto options = std::make_shared<BatchOptions>();
   CLI::App* sub = app.add_subcommand("batch", "Answer every prompt of a JSON lines file");
   add_model_options(*sub, options->model);
+  add_rank_options(*sub, options->model);
   sub->add_option("PROMPTS", options->prompts, "JSON lines: prompts")->required();
   sub->add_option("-o,--output", options->output, "JSON lines: answers")->required();
   sub->add_option("--policy", options->policy, "What to leave out of the prefill; as in winnow run --help")

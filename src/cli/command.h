@@ -4,11 +4,20 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 
 namespace winnow::cli {
 
 // Returns the exit code; an Error means 1.
-using Command = std::function<int()>;
+struct Command {
+  Command() = default;
+  template <class Run>
+  requires std::is_invocable_r_v<int, Run> Command(Run what) : run(std::move(what)) {}
+
+  std::function<int()> run;
+  bool on_every_rank = false;  // of those mpirun started; false: rank 0 runs it, the others follow()
+};
 
 // The command line makes no sense as a whole: exit 2. (Values CLI11 can judge alone it refuses itself.)
 class UsageError : public std::runtime_error {

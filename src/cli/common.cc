@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "cli/command.h"
+#include "cli/ranks.h"
 #include "core/error.h"
 #include "model/random_weights.h"
 
@@ -138,6 +139,7 @@ EngineOptions engine_options(const ModelOptions& options) {
 
 std::unique_ptr<Engine> open_engine(const ModelOptions& options) {
   EngineOptions engine = engine_options(options);
+  choose_ranks(options, engine);
   Progress progress(options.random_weights.empty() ? "loading" : "making random weights",
                     options.progress_style());
   engine.progress = [&](double share) { progress.update(share); };

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli/progress.h"
 #include "formats/weight_source.h"
@@ -19,6 +20,10 @@ namespace winnow::cli {
 struct ModelOptions {
   std::string model, random_weights;
   std::string device = "cpu", precision = "bf16";
+  std::vector<std::string> devices;  // of several ranks (ranks.h)
+  std::string split;
+  bool takes_ranks = false;
+  bool alone = false;  // this process runs the model by itself, whatever started it
   int threads = 0;
   std::uint64_t seed = 0;  // of random weights, and of sampling
   bool plain_progress = false;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -13,11 +14,13 @@
 #include "cli/interrupt.h"
 #include "cli/measuring_texts.h"
 #include "cli/provenance.h"
+#include "cli/ranks.h"
 #include "cli/table.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
 #include "eval/ablation.h"
 #include "eval/evaluation.h"
+#include "eval/item_claims.h"
 
 namespace winnow::cli {
 namespace {
@@ -112,9 +115,14 @@ void print_tables(const Evaluation& evaluation, const RunResult& result) {
   }
 }
 
+std::string journal_path(const EvalOptions& options, int rank = 0) {
+  return rank == 0 ? options.output + ".partial.jsonl"
+                   : fmt::format("{}.partial.rank{}.jsonl", options.output, rank);
+}
+
 std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
   if (options.output.empty()) return nullptr;
-  const std::string path = options.output + ".partial.jsonl";
+  const std::string path = journal_path(options);
   if (!options.resume) Journal::discard(path);
   auto journal = std::make_unique<Journal>(path);
   if (journal->size() > 0) {
@@ -124,13 +132,44 @@ std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
   return journal;
 }
 
-RunResult run_with_progress(const Evaluation& evaluation, const EvalOptions& options, Journal* journal) {
+// Rank N's part of an evaluation whose items several processes share. Its samples go to its own journal.
+int eval_items(const EvalOptions& options, const RankOfLaunch& self) {
+  ItemClaims claims(options.output + ".partial", self);
+  const auto engine = open_engine(options.model);
+  const Evaluation evaluation(*engine, options.settings);
+  if (!options.resume) Journal::discard(journal_path(options, self.rank));
+  Journal journal(journal_path(options, self.rank));
+  journal.learn(journal_path(options), /*keep=*/false);
+  RunnerOptions runner;
+  runner.journal = &journal;
+  runner.take = [&](const std::string& item) { return claims.claim(item); };
+  evaluation.run(runner);
+  claims.finish();
+  return 0;
+}
+
+// What the other ranks have measured, into rank 0's journal.
+void merge_journals(const EvalOptions& options, int size, Journal& journal) {
+  for (int rank = 1; rank < size; ++rank) journal.learn(journal_path(options, rank), /*keep=*/true);
+}
+
+void wait_for_ranks(ItemClaims& claims) {
+  for (const int rank : claims.wait_for_others()) {
+    fmt::print(stderr,
+               "winnow: rank {} has ended before its part was done: what is missing is measured here\n",
+               rank);
+  }
+}
+
+RunResult run_with_progress(const Evaluation& evaluation, const EvalOptions& options, Journal* journal,
+                            ItemClaims* claims = nullptr) {
   Progress progress("evaluating", options.model.progress_style());
   const Interrupt interrupt;
   RunnerOptions runner;
   runner.journal = journal;
   runner.progress = [&](double share, const std::string& note) { progress.update(share, note); };
   runner.cancelled = [&] { return interrupt.requested(); };
+  if (claims != nullptr) runner.take = [claims](const std::string& item) { return claims->claim(item); };
   return evaluation.run(runner);
 }
 
@@ -152,10 +191,28 @@ int eval(EvalOptions options) {
   options.settings.texts = read_measuring_texts(options.text_files);
   options.settings.seed = options.model.seed;
   if (!options.output.empty()) check_writable(options.output);
+  if (shares_items(options.model) && options.output.empty())
+    throw UsageError("over several ranks the result needs a file: -o FILE");
+  const auto shared = share_items(options.model, [&](const ItemRank& rank, const ModelOptions& model) {
+    EvalOptions own = options;
+    own.model = model;
+    return eval_items(own, rank.self);
+  });
+  if (shared && shared->self.rank > 0) return eval_items(options, shared->self);
+  std::optional<ItemClaims> claims;
+  if (shared) claims.emplace(options.output + ".partial", shared->self);
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
   const auto journal = open_journal(options);
-  const RunResult result = run_with_progress(evaluation, options, journal.get());
+  const int ranks = shared ? shared->self.size : 1;
+  if (shared) merge_journals(options, ranks, *journal);  // of an interrupted run
+  RunResult result = run_with_progress(evaluation, options, journal.get(), claims ? &*claims : nullptr);
+  if (claims && !result.cancelled) {
+    claims->finish();
+    wait_for_ranks(*claims);
+    merge_journals(options, ranks, *journal);
+    result = run_with_progress(evaluation, options, journal.get());  // reads what is there, measures the rest
+  }
   if (!result.finished()) return report_interrupted(result, journal.get());
 
   json report = provenance(kEvalSchema, *engine, options.model);
@@ -171,6 +228,8 @@ int eval(EvalOptions options) {
   if (journal == nullptr) return 0;
   write_file_atomically(options.output, text);
   journal->remove();
+  for (int rank = 1; rank < ranks; ++rank) Journal::discard(journal_path(options, rank));
+  if (claims) claims->remove();
   return 0;
 }
 
@@ -228,13 +287,17 @@ void add_eval(CLI::App& app, Command& command) {
   options->settings.policies = {"dense", "keep09", "keep08", "keep07"};
   CLI::App* sub = app.add_subcommand("eval", "What policies cost in quality, beside dense");
   add_model_options(*sub, options->model);
+  add_rank_options(*sub, options->model);
   add_measuring_options(*sub, *options);
   sub->add_option("-o,--output", options->output, "Write the result as JSON")->type_name("FILE");
   sub->add_flag("--resume,!--no-resume", options->resume,
                 "Go on where an interrupted run with the same -o stopped (the default)");
   sub->add_flag("--json", options->as_json, "The result as JSON on stdout instead of tables");
   sub->footer(kFooter);
-  sub->callback([options, &command] { command = [options] { return eval(*options); }; });
+  sub->callback([options, &command] {
+    command = [options] { return eval(*options); };
+    command.on_every_rank = options->model.split.empty();
+  });
 }
 
 }  // namespace winnow::cli

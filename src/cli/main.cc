@@ -7,11 +7,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <new>
 
 #include "cli/command.h"
+#include "cli/ranks.h"
 #include "core/bus_error.h"
 #include "core/error.h"
+#include "runtime/ranks.h"
 
 namespace {
 
@@ -31,7 +34,7 @@ int fail_with(int code, const char* message) {
   return code;
 }
 
-int run(const winnow::cli::Command& command) {
+int run(const std::function<int()>& command) {
   try {
     const int code = command();
     // A full disk or closed pipe shows here at the latest; a result that did not arrive is a failure.
@@ -68,6 +71,15 @@ void fill_closed_streams() {
   }
 }
 
+// Rank 0 of those that mpirun started runs the command, and says what the others do.
+int follow_or_lead(const winnow::cli::Command& command) {
+  if (command.on_every_rank) return command.run();
+  const auto ranks = winnow::cli::launched_ranks();
+  if (ranks == nullptr || ranks->rank() == 0) return command.run();
+  winnow::follow(ranks);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -98,5 +110,5 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBadUsage;  // 0: --help or --version
   }
-  return run(command);
+  return run([&] { return follow_or_lead(command); });
 }

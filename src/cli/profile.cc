@@ -11,6 +11,7 @@
 #include "cli/profile_case.h"
 #include "cli/profile_input.h"
 #include "cli/provenance.h"
+#include "cli/ranks.h"
 #include "cli/table.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -205,6 +206,7 @@ void add_mode(CLI::App& profile_app, const char* mode, const char* description, 
   options->mode = mode;
   CLI::App* sub = profile_app.add_subcommand(mode, description);
   add_model_options(*sub, options->model);
+  add_rank_options(*sub, options->model);
   sub->add_option("--lengths", options->lengths, "Prompt lengths in tokens")
       ->delimiter(',')
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))

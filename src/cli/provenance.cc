@@ -23,6 +23,10 @@ std::string simd() {
   return "unknown";
 }
 
+const char* split_name(const Engine& engine) {
+  return engine.part().layers.count < engine.arch().layers ? "layers" : "tensor";
+}
+
 }  // namespace
 
 std::string file_name(const std::string& path) {
@@ -53,6 +57,8 @@ nlohmann::json provenance(const char* schema, const Engine& engine, const ModelO
           {"machine", machine_json()},
           {"model", model_json(engine.source(), engine.arch(), engine.random())},
           {"device", options.device},
+          {"devices", engine.ranks() == nullptr ? 1 : engine.ranks()->size()},
+          {"split", engine.ranks() == nullptr ? nlohmann::json() : nlohmann::json(split_name(engine))},
           {"backend", engine.backend().description()},
           {"precision", options.precision},
           {"threads", options.threads == 0 ? omp_get_max_threads() : options.threads},

@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/provenance.h"
+#include "cli/ranks.h"
 #include "core/error.h"
 #include "runtime/answer_text.h"
 #include "sparsity/policy_warnings.h"
@@ -122,6 +123,7 @@ void add_run(CLI::App& app, Command& command) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* sub = app.add_subcommand("run", "Read a prompt and answer it; without one, a conversation");
   add_model_options(*sub, options->model);
+  add_rank_options(*sub, options->model);
   sub->add_option("-p,--prompt", options->prompt,
                   "The prompt; with -f it follows the file, after an empty line");
   sub->add_option("-f,--file", options->file, "Read the prompt from a file; - is stdin");

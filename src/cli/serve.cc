@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/common.h"
 #include "cli/provenance.h"
+#include "cli/ranks.h"
 #include "cli/shutdown_signal.h"
 #include "core/data_dir.h"
 #include "core/error.h"
@@ -142,6 +143,7 @@ void add_serve(CLI::App& app, Command& command) {
   CLI::App* sub =
       app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API does, and a page to try it");
   add_model_options(*sub, options->model);
+  add_rank_options(*sub, options->model);
   sub->add_option("--policy", options->policy,
                   "What to leave out where a request does not say; as in winnow run --help")
       ->capture_default_str();

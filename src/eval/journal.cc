@@ -31,31 +31,50 @@ std::string line_of(const std::string& key, const Sample& sample) {
   return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+// The samples of a journal, up to a line that is none; `text`: what of the file holds them.
+std::map<std::string, Sample> read_samples(const std::string& path, std::string& text) {
+  std::map<std::string, Sample> samples;
+  text = kHeader;
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return samples;
+  const MappedFile file(path);
+  const std::string_view all = file.text();
+  check_journal(all, path);
+  std::size_t begin = std::min(kHeader.size(), all.size());
+  for (std::size_t end; (end = all.find('\n', begin)) != all.npos; begin = end + 1) {
+    const auto line = nlohmann::json::parse(all.substr(begin, end - begin), nullptr, false);
+    if (!line.is_object() || !line.contains("key") || !line["key"].is_string() || !line.contains("sample"))
+      break;
+    try {
+      samples[line["key"].get<std::string>()] = sample_from_json(line["sample"], path);
+    } catch (const Error&) {
+      break;
+    }
+    text += all.substr(begin, end + 1 - begin);
+  }
+  return samples;
+}
+
 }  // namespace
 
 Journal::Journal(std::string path) : path_(std::move(path)) {
-  std::string kept(kHeader);
-  std::error_code ignored;
-  if (std::filesystem::is_regular_file(path_, ignored)) {
-    const MappedFile file(path_);
-    const std::string_view text = file.text();
-    check_journal(text, path_);
-    std::size_t begin = std::min(kHeader.size(), text.size());
-    for (std::size_t end; (end = text.find('\n', begin)) != text.npos; begin = end + 1) {
-      const auto line = nlohmann::json::parse(text.substr(begin, end - begin), nullptr, false);
-      if (!line.is_object() || !line.contains("key") || !line["key"].is_string() || !line.contains("sample"))
-        break;
-      try {
-        samples_[line["key"].get<std::string>()] = sample_from_json(line["sample"], path_);
-      } catch (const Error&) {
-        break;
-      }
-      kept += text.substr(begin, end + 1 - begin);
-    }
-  }
+  std::string kept;
+  samples_ = read_samples(path_, kept);
   write_file_atomically(path_, kept);
   fd_ = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   if (fd_ < 0) fail(ErrorCode::kIo, "{}: cannot open for writing: {}", path_, std::strerror(errno));
+}
+
+void Journal::learn(const std::string& path, bool keep) {
+  std::string ignored;
+  for (const auto& [key, sample] : read_samples(path, ignored)) {
+    if (samples_.contains(key)) continue;
+    if (keep) {
+      add(key, sample);
+    } else {
+      samples_.emplace(key, sample);
+    }
+  }
 }
 
 Journal::~Journal() {

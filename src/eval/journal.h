@@ -20,6 +20,8 @@ class Journal {
 
   const Sample* find(const std::string& key) const;
   void add(const std::string& key, const Sample& sample);  // written at once
+  // Also knows the samples of another journal, where there is one; `keep`: and writes them.
+  void learn(const std::string& path, bool keep);
   std::size_t size() const { return samples_.size(); }
   void remove();  // the file: the evaluation is complete
 

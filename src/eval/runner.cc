@@ -47,7 +47,9 @@ class Run {
     }
     for (std::size_t w = 0; w < workloads.size(); ++w) {
       for (std::int64_t i = 0; i < workloads[w]->items(); ++i) {
-        if (!run_item(*workloads[w], i, result_.samples[w])) return std::move(result_);
+        if (options_.take && !options_.take(fmt::format("{}.{}", w, i))) continue;
+        result_.cancelled = !run_item(*workloads[w], i, result_.samples[w]);
+        if (result_.cancelled) return std::move(result_);
       }
     }
     return std::move(result_);

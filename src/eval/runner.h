@@ -18,12 +18,15 @@ struct RunnerOptions {
   Journal* journal = nullptr;                                     // null: nothing is kept on the way
   std::function<void(double, const std::string&)> progress = {};  // share done, what is next; may be empty
   Cancelled cancelled = {};                                       // may be empty
+  // Asked before an item, by a name of its own: false leaves it to another process. Empty: all are measured.
+  std::function<bool(const std::string&)> take = {};
 };
 
 // samples[workload][policy][item].
 struct RunResult {
   std::vector<std::vector<std::vector<Sample>>> samples;
   std::int64_t measured = 0, resumed = 0, total = 0;  // samples
+  bool cancelled = false;
   bool finished() const { return measured + resumed == total; }
 };
 

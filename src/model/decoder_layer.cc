@@ -8,6 +8,16 @@ namespace {
 
 const float* data_or_null(const Buffer& buffer) { return buffer.bytes() == 0 ? nullptr : buffer.as<float>(); }
 
+LinearParams linear_params(const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
+                           bool accumulate, bool decode) {
+  return {.x = x,
+          .weight = weights.weight.get(),
+          .bias = data_or_null(weights.bias),
+          .y = y,
+          .accumulate = accumulate,
+          .decode = decode};
+}
+
 }  // namespace
 
 // normed and attended are never alive at once, nor are qkv and up: they share memory.
@@ -55,12 +65,7 @@ void apply_norm(const Architecture& arch, Backend& backend, const NormWeights& w
 
 void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixView& x, const MatrixView& y,
                   bool accumulate, bool decode) {
-  backend.linear({.x = x,
-                  .weight = weights.weight.get(),
-                  .bias = data_or_null(weights.bias),
-                  .y = y,
-                  .accumulate = accumulate,
-                  .decode = decode});
+  backend.linear(linear_params(weights, x, y, accumulate, decode));
 }
 
 void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions,
@@ -123,10 +128,10 @@ void DecoderLayer::feed_forward(const MatrixView& hidden) const {
 
 void DecoderLayer::add_to(const MatrixView& hidden, const LinearWeights& linear, const NormWeights& post_norm,
                           const MatrixView& x) const {
-  if (!arch.has_post_norms()) return apply_linear(backend, linear, x, hidden, /*accumulate=*/true, decode);
-  const MatrixView branch = workspace.branch(hidden.rows);
-  apply_linear(backend, linear, x, branch, /*accumulate=*/false, decode);
-  apply_norm(arch, backend, post_norm, branch, hidden, /*accumulate=*/true);
+  const bool normed = arch.has_post_norms();
+  const MatrixView y = normed ? workspace.branch(hidden.rows) : hidden;
+  backend.linear_over_ranks(linear_params(linear, x, y, /*accumulate=*/!normed, decode));
+  if (normed) apply_norm(arch, backend, post_norm, y, hidden, /*accumulate=*/true);
 }
 
 }  // namespace winnow

@@ -71,7 +71,7 @@ struct DecoderLayer {
   // hidden += ffn(norm(hidden)).
   void feed_forward(const MatrixView& hidden) const;
 
-  // hidden += x W^T, or hidden += norm(x W^T) in families with post norms.
+  // hidden += x W^T, or hidden += norm(x W^T) in families with post norms; the product is summed over ranks.
   void add_to(const MatrixView& hidden, const LinearWeights& linear, const NormWeights& post_norm,
               const MatrixView& x) const;
 };

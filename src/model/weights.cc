@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <optional>
 #include <string>
 
 #include "core/check.h"
@@ -18,23 +17,39 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
-// Binds tensors by name and packs them.
+// Rows of a tensor that go into a packed matrix.
+struct Rows {
+  std::string tensor;
+  std::int64_t of = 0;  // rows the tensor has
+  Range taken;
+};
+
+// Of every row of `row_bytes`, `out_bytes` from byte `from` on.
+void copy_columns(std::span<const std::byte> rows, std::int64_t row_bytes, std::int64_t from,
+                  std::span<std::byte> out, std::int64_t out_bytes) {
+  for (std::int64_t to = 0, row = from; to < std::ssize(out); to += out_bytes, row += row_bytes) {
+    std::memcpy(out.data() + to, rows.data() + row, static_cast<std::size_t>(out_bytes));
+  }
+}
+
+// Binds tensors by name and packs what the part has of them.
 class Loader {
  public:
-  Loader(const WeightSource& source, const Architecture& arch, Backend& backend,
+  Loader(const WeightSource& source, const Architecture& arch, const ModelPart& part, Backend& backend,
          const std::function<void(double)>& progress)
-      : source_(source), arch_(arch), backend_(backend), progress_(progress) {}
+      : source_(source), arch_(arch), part_(part), backend_(backend), progress_(progress) {}
 
   ModelWeights load() {
     ModelWeights weights;
     // The largest matrix first: packing holds a second copy of it, and nothing else is there yet.
     load_head(weights);
     for (std::int64_t layer = 0; layer < arch_.layers; ++layer) {
-      weights.layers.push_back(load_layer(layer));
+      weights.layers.push_back(part_.layers.contains(layer) ? load_layer(layer) : LayerWeights{});
+      weights.layers.back().is_sliding = arch_.is_sliding(layer);
       source_.drop_pages();
       report(static_cast<double>(layer + 1) / static_cast<double>(arch_.layers + 1));
     }
-    weights.final_norm = norm(arch_.names.final_norm);
+    if (part_.vocab.count > 0) weights.final_norm = norm(arch_.names.final_norm);
     load_rope(weights.rope);
     weights.bytes = bytes_;
     weights.decode_bytes = decode_bytes_;
@@ -52,13 +67,18 @@ class Loader {
       fail(ErrorCode::kBadFormat, "{}: tensor {} is missing (and tie_word_embeddings is false)",
            source_.path(), arch_.names.lm_head);
     }
-    weights.lm_head =
-        linear({own_head ? arch_.names.lm_head : arch_.names.embedding}, {arch_.vocab}, arch_.model_dim);
+    const Range all_columns{0, arch_.model_dim}, all_rows{0, arch_.vocab};
+    if (part_.vocab.count > 0) {
+      const std::string& head = own_head ? arch_.names.lm_head : arch_.names.embedding;
+      weights.lm_head = linear({{head, arch_.vocab, part_.vocab}}, arch_.model_dim, all_columns);
+    }
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
+    const bool head_is_table = !own_head && part_.vocab == all_rows;
     if (!arch_.names.position_embedding.empty()) {
       find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
-    } else if (backend_.keeps_embeddings() && own_head) {
-      weights.embedding = linear({arch_.names.embedding}, {arch_.vocab}, arch_.model_dim).weight;
+    } else if (backend_.keeps_embeddings() && part_.layers.begin == 0 && !head_is_table) {
+      weights.embedding =
+          linear({{arch_.names.embedding, arch_.vocab, all_rows}}, arch_.model_dim, all_columns).weight;
     }
     source_.drop_pages();
   }
@@ -78,9 +98,13 @@ class Loader {
   }
 
   Buffer vector(const std::string& name, std::int64_t size) const {
+    return to_backend(read_vector(name, size));
+  }
+
+  std::vector<float> read_vector(const std::string& name, std::int64_t size) const {
     std::vector<float> values(static_cast<std::size_t>(size));
     source_.read_rows(find(name, {size}), 0, 1, values);
-    return to_backend(values);
+    return values;
   }
 
   Buffer to_backend(const std::vector<float>& values) const {
@@ -102,80 +126,114 @@ class Loader {
     return weights;
   }
 
-  // Empty unless all tensors are stored row by row.
-  std::vector<StoredRows> stored_rows(const std::vector<const TensorInfo*>& tensors) const {
-    std::vector<StoredRows> stored;
-    for (const TensorInfo* tensor : tensors) {
-      if (!source_.has_stored_rows(*tensor)) return {};
-      stored.push_back({tensor->dtype, tensor->shape[0],
-                        [this, tensor](std::int64_t begin, std::int64_t end, std::span<std::byte> out) {
-                          source_.read_stored_rows(*tensor, begin, end, out);
-                        }});
-    }
-    return stored;
-  }
-
-  // One packed matrix whose rows are those of the named tensors, one below the other. A bias exists for all
-  // of them or for none.
-  LinearWeights linear(const std::vector<std::string>& names, const std::vector<std::int64_t>& rows,
-                       std::int64_t cols) {
-    std::vector<const TensorInfo*> parts;
-    std::int64_t total = 0;
+  // One packed matrix whose rows are those taken of the named tensors, one below the other, and of these the
+  // columns `taken` of `columns`. A bias exists for all of them or for none.
+  LinearWeights linear(const std::vector<Rows>& parts, std::int64_t columns, Range taken,
+                       bool with_bias = true) {
     int biases = 0;
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      parts.push_back(&find(names[i], {rows[i], cols}));
-      total += rows[i];
-      biases += source_.find(bias_name(names[i])) != nullptr;
+    for (const Rows& part : parts) {
+      find(part.tensor, {part.of, columns});
+      biases += source_.find(bias_name(part.tensor)) != nullptr;
     }
-    if (biases != 0 && biases != static_cast<int>(names.size())) {
+    if (biases != 0 && biases != static_cast<int>(parts.size())) {
       fail(ErrorCode::kBadFormat, "{}: only some of {} and its neighbours have a bias", source_.path(),
-           names[0]);
+           parts[0].tensor);
     }
     LinearWeights weights;
-    weights.weight = pack(parts, total, cols);
+    weights.weight = pack(parts, columns, taken);
     bytes_ += weights.weight->bytes();
     decode_bytes_ += weights.weight->decode_bytes();
     has_decode_forms_ &= weights.weight->has_decode_form();
-    if (biases == 0) return weights;
-    std::vector<float> bias(static_cast<std::size_t>(total));
-    std::span<float> rest(bias);
-    for (std::size_t i = 0; i < names.size(); rest = rest.subspan(static_cast<std::size_t>(rows[i++]))) {
-      source_.read_rows(find(bias_name(names[i]), {rows[i]}), 0, 1,
-                        rest.first(static_cast<std::size_t>(rows[i])));
+    if (biases == 0 || !with_bias) return weights;
+    std::vector<float> bias;
+    for (const Rows& part : parts) {
+      const std::vector<float> whole = read_vector(bias_name(part.tensor), part.of);
+      bias.insert(bias.end(), whole.begin() + part.taken.begin, whole.begin() + part.taken.end());
     }
     weights.bias = to_backend(bias);
     return weights;
   }
 
-  std::unique_ptr<Weight> pack(const std::vector<const TensorInfo*>& parts, std::int64_t total,
-                               std::int64_t cols) const {
-    std::vector<UniformRows> noise;
-    for (const TensorInfo* part : parts) {
-      if (const auto made = source_.noise(*part))
-        noise.push_back({part->shape[0], made->stream, made->scale});
+  std::unique_ptr<Weight> pack(const std::vector<Rows>& parts, std::int64_t columns, Range taken) const {
+    if (const auto noise = noise_of(parts, columns, taken); !noise.empty()) {
+      return backend_.pack_uniform(taken.count, noise);
     }
-    if (noise.size() == parts.size()) return backend_.pack_uniform(cols, noise);
+    std::int64_t total = 0;
+    for (const Rows& part : parts) total += part.taken.count;
     const RowReader reader = [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
       std::int64_t first = 0;
-      for (const TensorInfo* part : parts) {
-        const std::int64_t rows = part->shape[0];
-        const std::int64_t from = std::max(begin, first), to = std::min(end, first + rows);
+      for (const Rows& part : parts) {
+        const std::int64_t from = std::max(begin, first), to = std::min(end, first + part.taken.count);
         if (from < to) {
-          source_.read_rows(*part, from - first, to - first,
-                            out.subspan(static_cast<std::size_t>((from - begin) * cols),
-                                        static_cast<std::size_t>((to - from) * cols)));
+          read_floats(part, columns, taken, from - first, to - first,
+                      out.subspan(static_cast<std::size_t>((from - begin) * taken.count),
+                                  static_cast<std::size_t>((to - from) * taken.count)));
         }
-        first += rows;
+        first += part.taken.count;
       }
     };
-    return backend_.pack_stored(total, cols, reader, stored_rows(parts));
+    return backend_.pack_stored(total, taken.count, reader, stored_rows(parts, columns, taken));
+  }
+
+  // Rows [begin, end) of those taken.
+  void read_floats(const Rows& part, std::int64_t columns, Range taken, std::int64_t begin, std::int64_t end,
+                   std::span<float> out) const {
+    const TensorInfo& tensor = *source_.find(part.tensor);
+    const std::int64_t first = part.taken.begin + begin, count = end - begin;
+    if (taken.count == columns) return source_.read_rows(tensor, first, first + count, out);
+    std::vector<float> rows(static_cast<std::size_t>(count * columns));
+    source_.read_rows(tensor, first, first + count, rows);
+    copy_columns(std::as_bytes(std::span(rows)), 4 * columns, 4 * taken.begin, std::as_writable_bytes(out),
+                 4 * taken.count);
+  }
+
+  // Empty unless all of it is noise.
+  std::vector<UniformRows> noise_of(const std::vector<Rows>& parts, std::int64_t columns, Range taken) const {
+    std::vector<UniformRows> noise;
+    for (const Rows& part : parts) {
+      const auto made = source_.noise(*source_.find(part.tensor));
+      if (!made) return {};
+      noise.push_back({.rows = part.taken.count,
+                       .stream = made->stream,
+                       .scale = made->scale,
+                       .first = part.taken.begin * columns + taken.begin,
+                       .stride = columns});
+    }
+    return noise;
+  }
+
+  // Empty unless all tensors are stored row by row and the columns taken are whole blocks.
+  std::vector<StoredRows> stored_rows(const std::vector<Rows>& parts, std::int64_t columns,
+                                      Range taken) const {
+    std::vector<StoredRows> stored;
+    for (const Rows& part : parts) {
+      const TensorInfo* tensor = source_.find(part.tensor);
+      const std::int64_t block = dtype_info(tensor->dtype).block_elements;
+      if (!source_.has_stored_rows(*tensor) || taken.begin % block != 0 || taken.count % block != 0)
+        return {};
+      stored.push_back({tensor->dtype, part.taken.count,
+                        [this, tensor, columns, taken, rows = part.taken](
+                            std::int64_t begin, std::int64_t end, std::span<std::byte> out) {
+                          read_stored(*tensor, columns, taken, rows.begin + begin, rows.begin + end, out);
+                        }});
+    }
+    return stored;
+  }
+
+  void read_stored(const TensorInfo& tensor, std::int64_t columns, Range taken, std::int64_t begin,
+                   std::int64_t end, std::span<std::byte> out) const {
+    if (taken.count == columns) return source_.read_stored_rows(tensor, begin, end, out);
+    const std::int64_t row_bytes = dtype_bytes(tensor.dtype, columns);
+    std::vector<std::byte> rows(static_cast<std::size_t>((end - begin) * row_bytes));
+    source_.read_stored_rows(tensor, begin, end, rows);
+    copy_columns(rows, row_bytes, dtype_bytes(tensor.dtype, taken.begin), out,
+                 dtype_bytes(tensor.dtype, taken.count));
   }
 
   LayerWeights load_layer(std::int64_t layer) {
     const auto name = [&](const std::string& pattern) { return fmt::format(fmt::runtime(pattern), layer); };
     const TensorNames& names = arch_.names;
     LayerWeights weights;
-    weights.is_sliding = arch_.is_sliding(layer);
     weights.attention_norm = norm(name(names.attention_norm));
     weights.ffn_norm = norm(name(names.ffn_norm));
     if (!names.q_norm.empty()) {
@@ -186,15 +244,33 @@ class Loader {
       weights.attention_post_norm = norm(name(names.attention_post_norm));
       weights.ffn_post_norm = norm(name(names.ffn_post_norm));
     }
-    weights.qkv = names.qkv.empty() ? linear({name(names.q), name(names.k), name(names.v)},
-                                             {arch_.q_dim(), arch_.kv_dim(), arch_.kv_dim()}, arch_.model_dim)
-                                    : linear({name(names.qkv)}, {arch_.qkv_dim()}, arch_.model_dim);
-    weights.attention_out = linear({name(names.attention_out)}, {arch_.model_dim}, arch_.q_dim());
-    weights.up = arch_.gated() ? linear({name(names.gate), name(names.up)}, {arch_.ffn_dim, arch_.ffn_dim},
-                                        arch_.model_dim)
-                               : linear({name(names.up)}, {arch_.ffn_dim}, arch_.model_dim);
-    weights.down = linear({name(names.down)}, {arch_.model_dim}, arch_.ffn_dim);
+    const Range q = part_.heads.times(arch_.head_dim), kv = part_.kv_heads.times(arch_.head_dim);
+    const Range model_dim{0, arch_.model_dim};
+    weights.qkv = linear(qkv_rows(name, q, kv), arch_.model_dim, model_dim);
+    weights.attention_out =
+        linear({{name(names.attention_out), arch_.model_dim, model_dim}}, arch_.q_dim(), q, part_.adds_bias);
+    std::vector<Rows> up{{name(names.up), arch_.ffn_dim, part_.ffn}};
+    if (arch_.gated()) up.insert(up.begin(), {name(names.gate), arch_.ffn_dim, part_.ffn});
+    weights.up = linear(up, arch_.model_dim, model_dim);
+    weights.down =
+        linear({{name(names.down), arch_.model_dim, model_dim}}, arch_.ffn_dim, part_.ffn, part_.adds_bias);
     return weights;
+  }
+
+  // q | k | v, of three tensors or of one that holds all three.
+  template <class Name>
+  std::vector<Rows> qkv_rows(const Name& name, Range q, Range kv) const {
+    const TensorNames& names = arch_.names;
+    if (names.qkv.empty()) {
+      return {{name(names.q), arch_.q_dim(), q},
+              {name(names.k), arch_.kv_dim(), kv},
+              {name(names.v), arch_.kv_dim(), kv}};
+    }
+    const std::string all = name(names.qkv);
+    const std::int64_t k = arch_.q_dim(), v = k + arch_.kv_dim();
+    return {{all, arch_.qkv_dim(), q},
+            {all, arch_.qkv_dim(), {k + kv.begin, kv.count}},
+            {all, arch_.qkv_dim(), {v + kv.begin, kv.count}}};
   }
 
   void load_rope(RopeTables& tables) const {
@@ -207,6 +283,7 @@ class Loader {
 
   const WeightSource& source_;
   const Architecture& arch_;
+  const ModelPart& part_;
   Backend& backend_;
   const std::function<void(double)>& progress_;
   std::int64_t bytes_ = 0, decode_bytes_ = 0;
@@ -230,9 +307,9 @@ float embedding_scale(const Architecture& arch, DType table) {
 
 }  // namespace
 
-ModelWeights load_weights(const WeightSource& source, const Architecture& arch, Backend& backend,
-                          const std::function<void(double)>& progress) {
-  return Loader(source, arch, backend, progress).load();
+ModelWeights load_weights(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                          Backend& backend, const std::function<void(double)>& progress) {
+  return Loader(source, arch, part, backend, progress).load();
 }
 
 namespace {

@@ -8,6 +8,7 @@
 #include "backends/backend.h"
 #include "formats/weight_source.h"
 #include "model/architecture.h"
+#include "model/model_part.h"
 
 namespace winnow {
 
@@ -36,23 +37,24 @@ struct RopeTables {
   RopeTable sliding;  // of sliding layers; empty: they use the global one
 };
 
+// Shapes are those of the rank's part (part_of()).
 struct ModelWeights {
-  std::vector<LayerWeights> layers;
-  NormWeights final_norm;
-  LinearWeights lm_head;  // [vocab, model_dim]
+  std::vector<LayerWeights> layers;  // of the model; those of other ranks are empty but for is_sliding
+  NormWeights final_norm;            // as lm_head
+  LinearWeights lm_head;             // [vocab, model_dim]; empty: with another rank
   std::unique_ptr<Weight>
-      embedding;  // [vocab, model_dim] where the backend keeps embeddings; null: lm_head's
+      embedding;  // [model's vocab, model_dim] where the backend keeps embeddings; null: lm_head's
   RopeTables rope;
-  std::int64_t bytes = 0;         // of all packed matrices, in all their forms
-  std::int64_t decode_bytes = 0;  // of what decoding a token reads
+  std::int64_t bytes = 0;         // of all packed matrices of the part, in all their forms
+  std::int64_t decode_bytes = 0;  // of what decoding a token reads of them
   bool has_decode_forms = true;   // all of them (Weight::has_decode_form)
 };
 
-// Reads and packs everything; the embedding table stays in the file unless the backend keeps embeddings.
-// `progress` is told the share done (0..1). Error(kBadFormat) names a tensor that is missing or has another
-// shape (expected and found).
-ModelWeights load_weights(const WeightSource& source, const Architecture& arch, Backend& backend,
-                          const std::function<void(double)>& progress);
+// Reads and packs everything of `part`; the embedding table stays in the file unless the backend keeps
+// embeddings. `progress` is told the share done (0..1). Error(kBadFormat) names a tensor that is missing or
+// has another shape (expected and found).
+ModelWeights load_weights(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                          Backend& backend, const std::function<void(double)>& progress);
 
 // Hidden states of `tokens`, [tokens, model_dim] float32; `first_position` matters to learned position
 // embeddings only. Error(kBadArgument) for an id outside the vocabulary.

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/elapsed.h"
 #include "core/error.h"
+#include "runtime/ranks.h"
 
 namespace winnow {
 
@@ -20,8 +21,8 @@ class Session::Step {
     Backend& backend = engine_.backend();
     const auto count = static_cast<std::int64_t>(sessions.size());
     hidden_ = {nullptr, DType::kF32, count, arch.model_dim};
-    q_ = {nullptr, backend.compute_dtype(), count, arch.q_dim()};
-    logits_ = {nullptr, DType::kF32, count, arch.vocab};
+    q_ = {nullptr, backend.compute_dtype(), count, engine_.part_arch().q_dim()};
+    logits_ = {nullptr, DType::kF32, count, engine_.part_arch().vocab};
     const std::int64_t hidden_bytes = padded_bytes(hidden_), q_bytes = padded_bytes(q_),
                        logits_bytes = count == 1 ? 0 : padded_bytes(logits_);
     Buffer& memory = first_.decode_memory_;
@@ -31,7 +32,9 @@ class Session::Step {
     hidden_.data = memory.as<>();
     q_.data = memory.as<>() + hidden_bytes;
     logits_.data = count == 1 ? first_.logits_row_.as<>() : memory.as<>() + hidden_bytes + q_bytes;
-    if (count == 1 && backend.shares_host_memory()) logits_.data = first_.logits_.data();
+    if (count == 1 && backend.shares_host_memory() && engine_.ranks() == nullptr) {
+      logits_.data = first_.logits_.data();
+    }
     rows_.resize(sessions.size());
     positions_.resize(sessions.size());
     append_.reserve(sessions.size());
@@ -44,25 +47,30 @@ class Session::Step {
 
   void run() {
     Backend& backend = engine_.backend();
-    for (std::int64_t i = 0; i < hidden_.rows; ++i) {
+    const Range here = engine_.part().layers;
+    for (std::int64_t i = 0; here.begin == 0 && i < hidden_.rows; ++i) {
       embed(engine_.weights(), engine_.source(), engine_.arch(), backend, {&tokens_[i], 1},
             sessions_[i]->next_position_, hidden_.slice(i, 1));
     }
     const bool one = sessions_.size() == 1;
+    for (std::int64_t layer = 0; layer < here.begin; ++layer) pass_layer(layer);
+    first_.hand_over(hidden_, here.begin);
     if (one) backend.begin_step();
-    for (std::int64_t layer = 0; layer < engine_.arch().layers; ++layer) run_layer(layer);
-    first_.logits_of(hidden_, logits_, /*decode=*/true);
+    for (std::int64_t layer = here.begin; layer < here.end(); ++layer) run_layer(layer);
+    if (logits_.cols > 0) first_.logits_of(hidden_, logits_, /*decode=*/true);
     if (one) backend.end_step();
+    for (std::int64_t layer = here.end(); layer < engine_.arch().layers; ++layer) pass_layer(layer);
   }
 
   // After run(): the sessions are one token further.
   void finish(double ms) {
     const Architecture& arch = engine_.arch();
+    const bool in_place = logits_.data == first_.logits_.data();
+    Buffer copy;
+    const MatrixView logits = in_place ? logits_ : first_.common_logits(logits_, copy);
     for (std::int64_t i = 0; i < hidden_.rows; ++i) {
       Session& session = *sessions_[i];
-      if (logits_.data != session.logits_.data()) {
-        engine_.backend().download(logits_.row<float>(i), session.logits_.data(), logits_.row_bytes());
-      }
+      if (!in_place) std::copy_n(logits.row<float>(i), arch.vocab, session.logits_.begin());
       session.next_position_ += 1;
       session.decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
                                             2.0 * static_cast<double>(arch.model_dim * arch.vocab);
@@ -79,10 +87,20 @@ class Session::Step {
 
   static void make_room(Session& session) {
     for (LayerKv& kv : session.kv_) {
-      if (kv.rows == kv.capacity) {
+      if (kv.here && kv.rows == kv.capacity) {
         session.engine_.backend().reserve(kv, kv.capacity + std::max<std::int64_t>(256, kv.capacity / 4));
       }
-      kv.positions.reserve(static_cast<std::size_t>(kv.capacity));
+      kv.positions.reserve(static_cast<std::size_t>(std::max(kv.capacity, kv.rows + 1)));
+    }
+  }
+
+  // A layer of another rank: its rows are noted, and hidden states go on to the next where that is needed.
+  void pass_layer(std::int64_t index) {
+    first_.hand_over(hidden_, index);
+    for (Session* session : sessions_) {
+      LayerKv& kv = session->kv_[index];
+      kv.positions.push_back(session->next_rope_position(kv));
+      ++kv.rows;
     }
   }
 
@@ -144,11 +162,14 @@ void decode_batch(std::span<Session* const> sessions, std::span<const TokenId> t
   const Engine& engine = sessions[0]->engine_;
   check(static_cast<std::int64_t>(sessions.size()) <= engine.backend().chunk_rows(),
         "decode_batch: no more sessions than chunk_rows()");
+  std::vector<std::int64_t> numbers;
   for (std::size_t i = 0; i < sessions.size(); ++i) {
     check(&sessions[i]->engine_ == &engine, "decode_batch: sessions of one engine");
     check(std::count(sessions.begin(), sessions.end(), sessions[i]) == 1, "decode_batch: different sessions");
     sessions[i]->check_decode(tokens[i]);
+    numbers.push_back(sessions[i]->number_);
   }
+  if (Leader* leader = engine.leader()) leader->decode(numbers, tokens);
   Session::Step step(sessions, tokens);
   if (engine.weights().has_decode_forms) {
     engine.backend().together([&] { step.run(); });

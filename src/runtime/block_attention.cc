@@ -94,7 +94,10 @@ const BlockPlan* LayerPlanner::plan(const MatrixView& q, std::span<const std::in
   } else {
     const PlanWork work = plan_work(plan_, query_rows, window());
     record_.plan_ms += ms_since(start);
-    if (costs_ != nullptr && !costs_->plan_pays(work)) return dense(causal, DenseReason::kTooDense);
+    if (costs_ != nullptr &&
+        !costs_->plan_pays({backend_.mean_over_model_heads(work.computed), work.causal})) {
+      return dense(causal, DenseReason::kTooDense);
+    }
     record_.computed_pairs += work.computed;
   }
   ++record_.sparse_chunks;
@@ -144,7 +147,7 @@ double LayerPlanner::forced_pairs(std::span<const std::int64_t> query_rows) cons
 
 void LayerPlanner::make_planner() {
   const AttentionView& all = all_;
-  BlockPlannerParams params = planner_params(policy_, all.layer, all.q.cols / all.kv->head_dim);
+  BlockPlannerParams params = planner_params(policy_, all.layer, backend_.heads_here(all.q, *all.kv));
   const std::int64_t window = queries_at_the_end(all);
   params.kv = all.kv;
   params.scale = all.scale;

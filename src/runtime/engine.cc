@@ -6,9 +6,11 @@
 #include <charconv>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "model/random_weights.h"
 #include "runtime/prefill_plan.h"
+#include "runtime/ranks.h"
 
 namespace winnow {
 namespace {
@@ -29,6 +31,21 @@ std::int64_t reclaimable_bytes() {
     if (key == "inactive_file" || key == "active_file") total += value;
   }
   return total;
+}
+
+// What `options` come to on this rank.
+EngineOptions own_options(EngineOptions options) {
+  const Communicator& ranks = *options.ranks;
+  const auto local = static_cast<std::size_t>(ranks.local_rank());
+  if (!options.devices.empty()) {
+    options.device = options.devices[local % options.devices.size()];
+  } else if (options.device == "cuda") {
+    options.device = fmt::format("cuda:{}", local);
+  }
+  if (options.threads == 0 && ranks.local_size() > 1) {
+    options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks.local_size());
+  }
+  return options;
 }
 
 }  // namespace
@@ -96,21 +113,49 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   engine->source_ = engine->random_ ? make_random_weights(options.random_weights, options.seed)
                                     : open_weights(options.model);
   engine->arch_ = read_architecture(*engine->source_);
-  engine->backend_ = make_backend(options);
-  const std::int64_t needed = weight_bytes(engine->arch_, *engine->backend_);
-  const std::int64_t available = available_memory_bytes(*engine->backend_);
-  if (available >= 0 && needed > available) {
-    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", engine->source_->path(),
-         needed >> 20, engine->backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
+  if (options.ranks && options.ranks->size() > 1) engine->ranks_ = options.ranks;
+  engine->parts_ = split_model(engine->arch_, options.split, engine->ranks_ ? engine->ranks_->size() : 1);
+  engine->part_arch_ = part_of(engine->arch_, engine->part());
+  if (!engine->ranks_) {
+    engine->load(options);
+    return engine;
   }
-  if (!engine->random_) engine->tokenizer_ = open_tokenizer(options.model);
-  engine->weights_ = load_weights(*engine->source_, engine->arch_, *engine->backend_, options.progress);
-  engine->workspace_ =
-      std::make_unique<Workspace>(engine->arch_, *engine->backend_, engine->backend_->chunk_rows());
-  engine->measure_costs_ = options.attention_costs;
-  engine->costs_ =
-      std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());
+  if (engine->rank() == 0) engine->leader_ = std::make_unique<Leader>(*engine->ranks_, options);
+  try {
+    engine->load(own_options(options));
+    engine->ranks_->barrier();  // what failed elsewhere shows here
+  } catch (const std::exception& error) {
+    engine->ranks_->stop(fmt::format("rank {}: {}", engine->rank(), error.what()));
+    throw;
+  }
   return engine;
+}
+
+Engine::~Engine() = default;
+
+void Engine::load(const EngineOptions& options) {
+  backend_ = make_backend(options);
+  if (ranks_) {
+    backend_->join({.ranks = ranks_,
+                    .heads = part().heads,
+                    .model_heads = arch_.heads,
+                    .sums = !part().sums_whole,
+                    .most_columns = arch_.model_dim});
+  }
+  std::int64_t needed = weight_bytes(part_arch_, *backend_);
+  if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
+    needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
+  }
+  const std::int64_t available = available_memory_bytes(*backend_);
+  if (available >= 0 && needed > available) {
+    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
+         needed >> 20, backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
+  }
+  if (!random_) tokenizer_ = open_tokenizer(options.model);
+  weights_ = load_weights(*source_, arch_, part(), *backend_, options.progress);
+  workspace_ = std::make_unique<Workspace>(part_arch_, *backend_, backend_->chunk_rows());
+  measure_costs_ = options.attention_costs;
+  costs_ = std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());
 }
 
 const Tokenizer& Engine::tokenizer() const {
@@ -120,7 +165,7 @@ const Tokenizer& Engine::tokenizer() const {
 }
 
 const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
-  const AttentionShape shape{arch_.heads, arch_.kv_heads, arch_.head_dim};
+  const AttentionShape shape{part_arch_.heads, part_arch_.kv_heads, arch_.head_dim};
   return costs_->get(attention_costs_key(*backend_, shape, rule), [&] {
     return measure_costs_ ? measure_costs_(rule) : measure_attention_costs(*backend_, shape, rule);
   });
@@ -128,7 +173,7 @@ const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
 
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                 const Policy& policy) const {
-  return estimate_memory(arch_, *backend_, prompt_tokens, new_tokens, policy);
+  return estimate_memory(part_arch_, *backend_, prompt_tokens, new_tokens, policy, part().layers.begin);
 }
 
 }  // namespace winnow

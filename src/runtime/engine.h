@@ -11,7 +11,9 @@
 #include "formats/weight_source.h"
 #include "model/architecture.h"
 #include "model/decoder_layer.h"
+#include "model/model_part.h"
 #include "model/weights.h"
+#include "ranks/communicator.h"
 #include "runtime/attention_costs.h"
 #include "runtime/prefill_plan.h"
 #include "sparsity/policy.h"
@@ -29,7 +31,15 @@ struct EngineOptions {
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
   // What attention costs, where it shall not be measured; for tests and experiments. Empty: measured.
   std::function<AttentionCosts(const BlockRule&)> attention_costs = {};
+  // The ranks that run the model together (docs/multi_gpu.md), and how they share it; null: this process
+  // alone. Every rank opens the same. `devices`: one for each rank of a host, in turn; empty: `device`, or
+  // GPU N for the host's rank N where that is "cuda".
+  std::shared_ptr<Communicator> ranks = nullptr;
+  std::vector<std::string> devices = {};
+  Split split = Split::kTensor;
 };
+
+class Leader;
 
 // The backend that device, precision and threads name. Error(kBadArgument) for a device this build has not.
 std::unique_ptr<Backend> make_backend(const EngineOptions& options);
@@ -44,8 +54,18 @@ class Engine {
  public:
   // Throws Error; kOutOfMemory before anything is loaded when the weights cannot fit.
   static std::unique_ptr<Engine> open(const EngineOptions& options);
+  ~Engine();
 
   const Architecture& arch() const { return arch_; }
+  // What is here of the model, and its sizes: those of `weights`, caches and activations.
+  const ModelPart& part() const { return parts_[static_cast<std::size_t>(rank())]; }
+  const Architecture& part_arch() const { return part_arch_; }
+  // The parts of all ranks; the ranks, null when there is only this; what rank 0 tells the others with, null
+  // elsewhere.
+  const std::vector<ModelPart>& parts() const { return parts_; }
+  Communicator* ranks() const { return ranks_.get(); }
+  Leader* leader() const { return leader_.get(); }
+  int rank() const { return ranks_ ? ranks_->rank() : 0; }
   const WeightSource& source() const { return *source_; }
   const ModelWeights& weights() const { return weights_; }
   Backend& backend() const { return *backend_; }
@@ -57,7 +77,7 @@ class Engine {
   bool random() const { return random_; }
   ModelFacts facts() const { return model_facts(arch_); }
 
-  // Of this model's heads under `rule`, on this machine: from the cache file, or measured now.
+  // Of the heads here under `rule`, on this machine: from the cache file, or measured now.
   const AttentionCosts& attention_costs(const BlockRule& rule) const;
 
   // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
@@ -66,8 +86,11 @@ class Engine {
 
  private:
   Engine() = default;
+  void load(const EngineOptions& options);
   std::unique_ptr<WeightSource> source_;
-  Architecture arch_;
+  Architecture arch_, part_arch_;
+  std::shared_ptr<Communicator> ranks_;
+  std::vector<ModelPart> parts_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelWeights weights_;
@@ -75,6 +98,7 @@ class Engine {
   std::function<AttentionCosts(const BlockRule&)> measure_costs_;
   std::unique_ptr<AttentionCostsCache> costs_;
   bool random_ = false;
+  std::unique_ptr<Leader> leader_;  // the last to come, the first to go
 };
 
 // Memory the system would let this process use now, cgroup limits included, in bytes.

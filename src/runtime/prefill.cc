@@ -13,10 +13,26 @@
 #include "core/elapsed.h"
 #include "runtime/block_attention.h"
 #include "runtime/prefill_plan.h"
+#include "runtime/ranks.h"
 #include "runtime/session.h"
 #include "sparsity/learned_scorer.h"
 
 namespace winnow {
+namespace {
+
+// What rope_append() and keep_rows() do to a cache, for one whose keys and values another rank has.
+void note_rows(LayerKv& kv, std::span<const std::int32_t> positions) {
+  kv.positions.insert(kv.positions.end(), positions.begin(), positions.end());
+  kv.rows += std::ssize(positions);
+}
+void note_kept_rows(LayerKv& kv, std::span<const std::int64_t> rows) {
+  for (std::size_t i = 0; i < rows.size(); ++i) kv.positions[i] = kv.positions[rows[i]];
+  kv.positions.resize(rows.size());
+  kv.rows = std::ssize(rows);
+}
+
+}  // namespace
+
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
 struct Session::Turn {
   Turn(const Policy& policy_in, const PrefillOptions& options_in)
@@ -29,7 +45,7 @@ struct Session::Turn {
   std::vector<std::int64_t> rows_before;  // [layers] cache rows of earlier turns
   PositionMode positions_before{};        // of the turn before
   std::unique_ptr<Scorer> scorer;         // null when nothing is pruned, or the caller scores
-  const AttentionCosts* costs = nullptr;  // null: blocks are skipped without asking what it costs
+  std::optional<AttentionCosts> costs;    // none: blocks are skipped without asking what it costs
   std::vector<Stage>::const_iterator next_stage;
 
   std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
@@ -52,6 +68,11 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   Backend& backend = engine_.backend();
   const auto count = static_cast<std::int64_t>(tokens.size());
   check_prompt(count, policy, options.reserve_tokens);
+  if (engine_.ranks() != nullptr && options.observe_attention) {
+    fail(ErrorCode::kUnsupported,
+         "looking into attention needs all of it on one device: leave --devices out");
+  }
+  if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
 
   Turn turn(policy, options);
   turn.prompt_tokens = count;
@@ -60,17 +81,18 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     check_scorer_model(policy.tokens, arch.shape_hash());
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
   }
-  if (!policy.attention.dense() && policy.attention.gate) {
-    turn.costs = &engine_.attention_costs(policy.attention.rule);
-  }
+  turn.costs = common_costs(policy.attention);
   turn.alive.resize(tokens.size());
   std::iota(turn.alive.begin(), turn.alive.end(), 0);
   turn.hidden = backend.allocate(count * arch.model_dim * 4);
-  turn.q = backend.allocate(count * dtype_bytes(backend.compute_dtype(), arch.q_dim()));
+  const std::int64_t q_dim = engine_.part_arch().q_dim();
+  turn.q = backend.allocate(count * dtype_bytes(backend.compute_dtype(), q_dim));
   turn.hidden_view = {turn.hidden.as<>(), DType::kF32, count, arch.model_dim};
-  turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, arch.q_dim()};
+  turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, q_dim};
   turn.rows_before = kv_lens();
-  embed(engine_.weights(), engine_.source(), arch, backend, tokens, turn.first_position, turn.hidden_view);
+  if (has_layer(0)) {
+    embed(engine_.weights(), engine_.source(), arch, backend, tokens, turn.first_position, turn.hidden_view);
+  }
 
   turn.positions_before = std::exchange(positions_, policy.tokens.positions);
   stages_.clear();
@@ -104,14 +126,15 @@ bool Session::run_layers(Turn& turn) {
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
-    if (turn.options.cancelled && turn.options.cancelled()) return false;
+    if (turn.options.cancelled && agreed(turn.options.cancelled())) return false;
     if (turn.options.progress)
       turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
     if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
+    hand_over(turn.hidden_view, i);
 
     LayerKv& kv = kv_[i];
     const auto rows = static_cast<std::int64_t>(turn.alive.size());
-    backend.reserve(kv, kv.rows + rows + turn.options.reserve_tokens);
+    if (kv.here) backend.reserve(kv, kv.rows + rows + turn.options.reserve_tokens);
     std::vector<std::int32_t> positions(turn.alive);
     if (positions_ == PositionMode::kCompact) std::iota(positions.begin(), positions.end(), 0);
     const std::int32_t first_position = next_rope_position(kv);
@@ -121,8 +144,9 @@ bool Session::run_layers(Turn& turn) {
     if (turn.policy.tokens.kv == KvMode::kFinal) turn.cached.push_back(turn.alive);
     prefill_stats_.layer_tokens += static_cast<double>(rows);
 
+    if (!kv.here) note_rows(kv, positions);
     const DecoderLayer step = layer(i);
-    for (std::int64_t begin = 0; begin < rows; begin += backend.chunk_rows()) {
+    for (std::int64_t begin = 0; kv.here && begin < rows; begin += backend.chunk_rows()) {
       const std::int64_t chunk = std::min(backend.chunk_rows(), rows - begin);
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
                        turn.q_view.slice(begin, chunk), kv);
@@ -131,7 +155,11 @@ bool Session::run_layers(Turn& turn) {
     // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this
     // layer.
     if (turn.stage_at(i + 1) && !turn.scores_need_hidden()) prune(turn, *turn.next_stage++);
-    finish_layer(turn, i);
+    if (kv.here) {
+      finish_layer(turn, i);
+    } else {
+      turn.layers.push_back({{.layer = i}, {}});
+    }
   }
   if (turn.options.progress) turn.options.progress(1.0);
   return true;
@@ -176,8 +204,9 @@ void Session::prune(Turn& turn, const Stage& stage) {
     } else {
       turn.scorer->score(input, scores);
     }
+    share_scores(turn, stage, scores);
     kept = select_tokens(scores, stage, turn.policy.tokens, record);
-    if (std::ssize(kept) < count) {
+    if (std::ssize(kept) < count && has_layer(stage.layer - 1)) {
       engine_.backend().keep_rows(turn.hidden_view, kept);
       engine_.backend().keep_rows(turn.q_view, kept);
     }
@@ -200,11 +229,19 @@ void Session::prune(Turn& turn, const Stage& stage) {
   turn.query_rows.resize(kept.size());
 }
 
+// Over ranks, tokens are chosen once: every rank keeps what the scores of the layer's rank say, or the
+// caller's on rank 0.
+void Session::share_scores(const Turn& turn, const Stage& stage, std::span<float> scores) const {
+  if (engine_.ranks() == nullptr) return;
+  const int root = turn.options.stage_scores ? 0 : rank_of_layer(engine_.parts(), stage.layer - 1);
+  engine_.ranks()->broadcast(std::as_writable_bytes(scores), root);
+}
+
 // By a backend that chooses where the rows are: they move while the choice is on its way to the host. False:
 // this stage's tokens are chosen by the host.
 bool Session::choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
                                   StageRecord& record, std::vector<std::int64_t>& kept) const {
-  if (turn.options.stage_scores || stage.top_p) return false;
+  if (turn.options.stage_scores || stage.top_p || engine_.ranks() != nullptr) return false;
   const std::int64_t count = turn.hidden_view.rows;
   const auto choice = turn.scorer->choose(input, stage_counts(count, stage, turn.policy.tokens));
   if (choice == nullptr) return false;
@@ -229,7 +266,7 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const LayerKv& kv = kv_[index];
   const std::span<const std::int64_t> query_rows(turn.query_rows);
   const std::int64_t first = last_token_only ? rows - 1 : 0, chunk_rows = engine_.backend().chunk_rows();
-  LayerPlanner planner(turn.policy.attention, turn.costs, engine_.backend(),
+  LayerPlanner planner(turn.policy.attention, turn.costs ? &*turn.costs : nullptr, engine_.backend(),
                        {index, turn.q_view, query_rows, &kv, attention_scale(), step.window()}, rows - first);
   for (std::int64_t begin = first; begin < rows; begin += chunk_rows) {
     const std::int64_t chunk = std::min(chunk_rows, rows - begin);
@@ -250,7 +287,7 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
 // Once all ops are issued: what a backend counts is there by then.
 void Session::count_work(const Turn& turn) {
   for (const LayerWork& work : turn.layers) {
-    const BlockRecord record = work.record();
+    const BlockRecord record = common_record(work.record());
     if (!turn.policy.attention.dense()) block_stats_.push_back(record);
     count_work(turn, record);
   }
@@ -296,17 +333,21 @@ void Session::compute_logits(const Turn& turn) {
   const std::int64_t rows = turn.hidden_view.rows;
   if (turn.options.all_logits) {
     constexpr std::int64_t kLogitRows = 64;
-    const Buffer buffer = backend.allocate(std::min(rows, kLogitRows) * arch.vocab * 4);
+    const std::int64_t part_vocab = engine_.part_arch().vocab;
+    const Buffer buffer = backend.allocate(std::min(rows, kLogitRows) * part_vocab * 4);
     Buffer copy;
     for (std::int64_t begin = turn.options.all_logits_from; begin < rows; begin += kLogitRows) {
       const std::int64_t chunk = std::min(kLogitRows, rows - begin);
-      const MatrixView logits{buffer.as<>(), DType::kF32, chunk, arch.vocab};
-      logits_of(turn.hidden_view.slice(begin, chunk), logits);
-      turn.options.all_logits(begin, on_host(backend, logits, copy));
+      const MatrixView logits{buffer.as<>(), DType::kF32, chunk, part_vocab};
+      if (part_vocab > 0) logits_of(turn.hidden_view.slice(begin, chunk), logits);
+      turn.options.all_logits(begin, common_logits(logits, copy));
     }
   }
-  last_logits_of(turn.hidden_view.slice(rows - 1, 1));
-  backend.download(logits_row_.as<>(), logits_.data(), logits_row_.bytes());
+  Buffer copy;
+  const MatrixView last{logits_row_.as<>(), DType::kF32, 1, engine_.part_arch().vocab};
+  if (last.cols > 0) last_logits_of(turn.hidden_view.slice(rows - 1, 1));
+  const MatrixView logits = common_logits(last, copy);
+  std::copy_n(logits.row<float>(0), arch.vocab, logits_.begin());
   prefill_stats_.linear_flops +=
       2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
       static_cast<double>(turn.options.all_logits ? rows - turn.options.all_logits_from : 1);
@@ -325,6 +366,10 @@ void Session::cut_caches_to_survivors(const Turn& turn) {
       ++survivor;
     }
     if (static_cast<std::int64_t>(rows.size()) == kv_[i].rows) continue;
+    if (!kv_[i].here) {
+      note_kept_rows(kv_[i], rows);
+      continue;
+    }
     engine_.backend().keep_rows(kv_[i], rows);
     engine_.backend().reserve(kv_[i], kv_[i].rows + turn.options.reserve_tokens);
   }

@@ -72,11 +72,12 @@ std::int64_t weight_bytes(const Architecture& arch, const Backend& backend) {
 }
 
 MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
-                               std::int64_t new_tokens, const Policy& policy) {
+                               std::int64_t new_tokens, const Policy& policy, std::int64_t first_layer) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
   estimate.weights = weight_bytes(arch, backend);
-  const std::vector<std::int64_t> layer_rows = rows_by_layer(policy, arch.layers, prompt_tokens);
+  std::vector<std::int64_t> layer_rows = rows_by_layer(policy, first_layer + arch.layers, prompt_tokens);
+  layer_rows.erase(layer_rows.begin(), layer_rows.begin() + first_layer);
   for (const std::int64_t rows : layer_rows) {
     estimate.kv += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows + new_tokens);
   }

@@ -28,8 +28,8 @@ struct MemoryEstimate {
 std::int64_t weight_bytes(const Architecture& arch, const Backend& backend);
 
 // For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches.
-// Needs no weights.
+// Needs no weights. Of a rank's part of a model, arch.layers are those from `first_layer` on.
 MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
-                               std::int64_t new_tokens, const Policy& policy);
+                               std::int64_t new_tokens, const Policy& policy, std::int64_t first_layer = 0);
 
 }  // namespace winnow

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "runtime/batch_decode.h"
 #include "runtime/prefill_plan.h"
+#include "runtime/ranks.h"
 #include "sparsity/selector.h"
 
 namespace winnow {
@@ -15,24 +16,28 @@ namespace winnow {
 Session::Session(const Engine& engine)
     : engine_(engine),
       logits_(static_cast<std::size_t>(engine.arch().vocab)),
-      logits_row_(engine.backend().allocate(engine.arch().vocab * 4)),
+      logits_row_(engine.backend().allocate(engine.part_arch().vocab * 4)),
       workspace_(engine.workspace()) {
   const Architecture& arch = engine.arch();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
     kv_.emplace_back();
-    kv_.back().kv_heads = arch.kv_heads;
+    kv_.back().kv_heads = engine.part_arch().kv_heads;
     kv_.back().head_dim = arch.head_dim;
+    kv_.back().here = has_layer(i);
   }
   if (arch.rope_scaling.kind == RopeScalingKind::kDynamic) {
     dynamic_rope_ = std::make_unique<DynamicRope>(arch, engine.backend());
   }
   decode_planners_.resize(kv_.size());
+  if (engine.leader() != nullptr) number_ = engine.leader()->make_session();
 }
 
-Session::~Session() = default;
+Session::~Session() {
+  if (engine_.leader() != nullptr) engine_.leader()->drop_session(number_);
+}
 
 DecoderLayer Session::layer(std::int64_t index, bool decode) const {
-  return {engine_.arch(),
+  return {engine_.part_arch(),
           engine_.weights().layers[index],
           dynamic_rope_ ? dynamic_rope_->tables() : engine_.weights().rope,
           engine_.backend(),
@@ -64,7 +69,7 @@ void Session::logits_of(const MatrixView& hidden, const MatrixView& logits, bool
 }
 
 void Session::last_logits_of(const MatrixView& hidden) {
-  logits_of(hidden, {logits_row_.as<>(), DType::kF32, 1, engine_.arch().vocab});
+  logits_of(hidden, {logits_row_.as<>(), DType::kF32, 1, engine_.part_arch().vocab});
 }
 
 void Session::check_decode(TokenId token) const {
@@ -91,7 +96,7 @@ const BlockPlan* Session::plan_decode(std::int64_t index, const MatrixView& q, s
   if (layer(index).window() > 0 && !engine_.backend().plans_windows()) return nullptr;
   std::unique_ptr<BlockPlanner>& planner = decode_planners_[static_cast<std::size_t>(index)];
   if (planner == nullptr) {
-    BlockPlannerParams params = planner_params(attention_, index, engine_.arch().heads);
+    BlockPlannerParams params = planner_params(attention_, index, engine_.part().heads);
     params.rule.group_union = true;
     params.kv = &kv_[index];
     params.scale = attention_scale();
@@ -111,7 +116,9 @@ std::vector<std::int64_t> Session::kv_lens() const {
 
 std::int64_t Session::kv_bytes() const {
   std::int64_t bytes = 0;
-  for (const LayerKv& kv : kv_) bytes += engine_.backend().kv_bytes(kv.kv_heads, kv.head_dim, kv.rows);
+  for (const LayerKv& kv : kv_) {
+    bytes += engine_.backend().kv_bytes(engine_.arch().kv_heads, kv.head_dim, kv.rows);  // of all ranks
+  }
   return bytes;
 }
 

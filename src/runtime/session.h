@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -72,6 +73,9 @@ class Session {
   // The same, but it has read the first `tokens` tokens only, at least one. complete() must hold; its
   // logits() say nothing before it has read or decoded more.
   std::unique_ptr<Session> copy_prefix(std::int64_t tokens) const;
+  // copy() into a session that has read nothing; and forgetting all but the first `tokens` tokens.
+  void copy_to(Session& other) const;
+  void cut_to(std::int64_t tokens);
   // Memory it holds: caches with the room they have, and working memory.
   std::int64_t memory_bytes() const;
   // Rotary positions of a layer's cache rows: with original positions, the places in the conversation of the
@@ -89,6 +93,7 @@ class Session {
   std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive
   void show_attention(Turn& turn, std::int64_t layer);       // to a scorer that watches it
   void prune(Turn& turn, const Stage& stage);
+  void share_scores(const Turn& turn, const Stage& stage, std::span<float> scores) const;
   bool choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
                            StageRecord& record, std::vector<std::int64_t>& kept) const;
   void finish_layer(Turn& turn, std::int64_t layer);
@@ -96,6 +101,15 @@ class Session {
   void count_work(const Turn& turn, const BlockRecord& record);
   void log_gate();
   const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);
+  // What all ranks agree on (session_ranks.cc): what rank 0 was asked for, or measured; what a layer's rank
+  // did. hand_over(): hidden states go to the rank that has `layer` from that of the layer before.
+  bool agreed(bool asked) const;
+  std::optional<AttentionCosts> common_costs(const AttentionPolicy& attention) const;
+  void hand_over(const MatrixView& hidden, std::int64_t layer) const;
+  BlockRecord common_record(BlockRecord record) const;
+  bool has_layer(std::int64_t layer) const { return engine_.part().layers.contains(layer); }
+  // The rows' logits of all ranks' parts of the vocabulary, on rank 0's host; elsewhere nothing of use.
+  MatrixView common_logits(const MatrixView& part, Buffer& copy) const;
   void compute_logits(const Turn& turn);
   void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
@@ -109,12 +123,13 @@ class Session {
   float attention_scale() const;
 
   const Engine& engine_;
+  std::int64_t number_ = -1;                   // among rank 0's sessions, where there are ranks
   std::vector<LayerKv> kv_;                    // [layers]
   std::unique_ptr<DynamicRope> dynamic_rope_;  // null: the engine's tables
   PositionMode positions_ = PositionMode::kOriginal;
   std::int64_t next_position_ = 0;
   std::vector<float> logits_;
-  Buffer logits_row_;  // [vocab] float32, the backend's
+  Buffer logits_row_;  // [part's vocab] float32, the backend's
   std::vector<StageRecord> stages_;
   std::vector<BlockRecord> block_stats_;
   bool gate_logged_ = false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "runtime/ranks.h"
 #include "runtime/session.h"
 
 namespace winnow {
@@ -29,36 +30,46 @@ bool Session::complete() const {
 
 std::unique_ptr<Session> Session::copy() const {
   auto other = std::make_unique<Session>(engine_);
+  if (Leader* leader = engine_.leader()) leader->copy_session(number_, other->number_);
+  copy_to(*other);
+  return other;
+}
+
+void Session::copy_to(Session& other) const {
   for (std::size_t i = 0; i < kv_.size(); ++i) {
     const LayerKv& from = kv_[i];
-    LayerKv& to = other->kv_[i];
+    LayerKv& to = other.kv_[i];
     to.k = copy_of(from.k, engine_.backend());
     to.v = copy_of(from.v, engine_.backend());
     to.rows = from.rows;
     to.capacity = from.capacity;
     to.positions = from.positions;
   }
-  other->positions_ = positions_;
-  other->next_position_ = next_position_;
-  other->logits_ = logits_;
-  other->attention_ = attention_;
-  return other;
+  other.positions_ = positions_;
+  other.next_position_ = next_position_;
+  other.logits_ = logits_;
+  other.attention_ = attention_;
 }
 
 std::unique_ptr<Session> Session::copy_prefix(std::int64_t tokens) const {
   check(complete() && tokens >= 1 && tokens <= next_position_, "a prefix of caches that hold every token");
   std::unique_ptr<Session> other = copy();
-  for (LayerKv& kv : other->kv_) {
+  if (Leader* leader = engine_.leader()) leader->cut_session(other->number_, tokens);
+  other->cut_to(tokens);
+  return other;
+}
+
+void Session::cut_to(std::int64_t tokens) {
+  for (LayerKv& kv : kv_) {
     kv.rows = tokens;
     kv.positions.resize(static_cast<std::size_t>(tokens));
   }
-  other->next_position_ = tokens;
-  return other;
+  next_position_ = tokens;
 }
 
 std::int64_t Session::memory_bytes() const {
   std::int64_t bytes =
-      Workspace::bytes(engine_.arch(), engine_.backend().compute_dtype(), workspace_.chunk_rows()) +
+      Workspace::bytes(engine_.part_arch(), engine_.backend().compute_dtype(), workspace_.chunk_rows()) +
       static_cast<std::int64_t>(logits_.size() * sizeof(float));
   for (const LayerKv& kv : kv_) bytes += kv.bytes();
   return bytes;

@@ -49,6 +49,11 @@ json binding(const Engine& engine, const Policy& policy, std::span<const TokenId
           {"prompt", hash_of(bytes_of(prompt))}};
 }
 
+void check_one_device(const Engine& engine) {
+  if (engine.ranks() == nullptr) return;
+  fail(ErrorCode::kUnsupported, "kept sessions are of one device: caches over several are not put together");
+}
+
 void append(std::string& out, Backend& backend, const Buffer& buffer) {
   const std::size_t begin = out.size();
   out.resize(begin + static_cast<std::size_t>(buffer.bytes()));
@@ -160,11 +165,13 @@ std::string SessionFile::contents(const Engine& engine, const Session& session, 
 
 void SessionFile::save(const std::string& path, const Engine& engine, const Session& session,
                        const Policy& policy, std::span<const TokenId> prompt) {
+  check_one_device(engine);
   write_file_atomically(path, contents(engine, session, policy, prompt));
 }
 
 std::unique_ptr<Session> SessionFile::load(const std::string& path, const Engine& engine,
                                            const Policy& policy, std::span<const TokenId> prompt) {
+  check_one_device(engine);
   const std::string content = read_file(path);
   ByteReader reader(checked_body(path, content), path);
   const auto header_bytes = reader.read<std::uint64_t>("the header's size");

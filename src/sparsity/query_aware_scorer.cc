@@ -40,7 +40,7 @@ class QueryAwareScorer final : public Scorer {
   bool watches(std::int64_t layer) const override { return last_use_.contains(layer); }
 
   void watch(std::int64_t layer, const ScorerInput& input) override {
-    check(input.q.cols == heads_ * input.kv->head_dim, "learned scorer: the heads of its model");
+    check(backend_.model_heads(input.q, *input.kv) == heads_, "learned scorer: the heads of its model");
     Seen& seen = seen_[layer];
     seen.positions.assign(input.positions.begin(), input.positions.end());
     seen.attention.resize(static_cast<std::size_t>(heads_ * input.q.rows));

@@ -11,7 +11,7 @@ namespace winnow {
 
 void head_window_attention(Backend& backend, const MatrixView& q, const LayerKv& kv, float scale,
                            std::int64_t window, std::int64_t sliding_window, std::span<float> attention) {
-  const std::int64_t heads = q.cols / kv.head_dim, tokens = q.rows, queries = std::min(window, tokens);
+  const std::int64_t heads = backend.model_heads(q, kv), tokens = q.rows, queries = std::min(window, tokens);
   check(std::ssize(attention) == heads * tokens && tokens <= kv.rows,
         "window attention: a number for each head and token");
   std::vector<float> all(static_cast<std::size_t>(heads * kv.rows));

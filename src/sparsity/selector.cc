@@ -36,10 +36,10 @@ AttentionPolicy attention_policy(SelectorKind selector) {
   return policy;
 }
 
-BlockPlannerParams planner_params(const AttentionPolicy& policy, std::int64_t layer, std::int64_t heads) {
+BlockPlannerParams planner_params(const AttentionPolicy& policy, std::int64_t layer, Range heads) {
   BlockPlannerParams params;
   params.rule = policy.rule;
-  for (std::int64_t head = 0; head < heads; ++head) {
+  for (std::int64_t head = heads.begin; head < heads.end(); ++head) {
     params.thresholds.push_back(policy.threshold(layer, head));
   }
   return params;

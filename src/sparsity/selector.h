@@ -19,8 +19,8 @@ float default_threshold(BlockCriterion criterion);
 // The policy a selector's name alone means. Of kDense: nothing is skipped.
 AttentionPolicy attention_policy(SelectorKind selector);
 
-// For one layer of a model with `heads` query heads: `rule` and `thresholds` are filled in, the rest is the
+// For some query heads of one layer of a model: `rule` and `thresholds` are filled in, the rest is the
 // caller's. The policy has passed check_policy().
-BlockPlannerParams planner_params(const AttentionPolicy& policy, std::int64_t layer, std::int64_t heads);
+BlockPlannerParams planner_params(const AttentionPolicy& policy, std::int64_t layer, Range heads);
 
 }  // namespace winnow

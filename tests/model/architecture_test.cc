@@ -189,21 +189,25 @@ TEST(Architecture, ShapeHashTellsModelsApart) {
   EXPECT_NE(read_architecture(one).shape_hash(), read_architecture(other).shape_hash());
 }
 
+void load(const WeightSource& source, Backend& backend) {
+  const Architecture arch = read_architecture(source);
+  load_weights(source, arch, whole_model(arch), backend, {});
+}
+
 TEST(Weights, MissingAndWronglyShapedTensorsAreNamed) {
   const auto backend = make_cpu_backend(Precision::kF32, 1);
   EditedSource missing;
   missing.missing = "model.layers.1.mlp.up_proj.weight";
   expect_error(ErrorCode::kBadFormat, "model.layers.1.mlp.up_proj.weight is missing",
-               [&] { load_weights(missing, read_architecture(missing), *backend, {}); });
+               [&] { load(missing, *backend); });
   EditedSource reshaped;
   reshaped.reshaped = {"model.norm.weight", DType::kF32, {63}};
   expect_error(ErrorCode::kBadFormat, "model.norm.weight has shape [63], expected [64]",
-               [&] { load_weights(reshaped, read_architecture(reshaped), *backend, {}); });
+               [&] { load(reshaped, *backend); });
   EditedSource untied;
   untied.edited["tie_word_embeddings"] = false;
   untied.missing = "lm_head.weight";
-  expect_error(ErrorCode::kBadFormat, "lm_head.weight is missing",
-               [&] { load_weights(untied, read_architecture(untied), *backend, {}); });
+  expect_error(ErrorCode::kBadFormat, "lm_head.weight is missing", [&] { load(untied, *backend); });
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& p) override {
     return cpu::make_planner(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
   }
-  void window_scores(const WindowScoresParams& p) override {
+  void own_window_scores(const WindowScoresParams& p) override {
     cpu::window_scores(p, choose_tile_kernels(compute_dtype(), p.kv->head_dim), threads_);
   }
 

@@ -15,6 +15,7 @@
 #include "backends/cuda/device_buffer.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/matmul.h"
+#include "backends/cuda/rank_exchange.h"
 #include "backends/cuda/step_graph.h"
 #include "backends/cuda/stored_weight.h"
 #include "core/check.h"
@@ -135,7 +136,9 @@ class CudaBackend final : public Backend {
     Buffer data = allocate(out_features * row_bytes);
     auto* to = data.as<std::byte>();
     for (const UniformRows& part : parts) {
-      launch_uniform(part.stream, part.scale, to, bf16(), part.rows * in_features, stream());
+      launch_uniform({part.stream, part.scale, to, part.rows, in_features, part.first,
+                      part.index(1, in_features) - part.first, bf16()},
+                     stream());
       to += part.rows * row_bytes;
     }
     return std::make_unique<CudaWeight>(std::move(data), out_features, in_features);
@@ -201,6 +204,23 @@ class CudaBackend final : public Backend {
                     p.accumulate});
   }
 
+  void join(RankShare given) override {
+    Backend::join(std::move(given));
+    exchange_ = std::make_unique<RankExchange>(device_, steps_, *share().ranks,
+                                               kChunkRows * share().most_columns, bf16());
+  }
+  void linear_over_ranks(const LinearParams& p) override {
+    if (!share().sums) return linear(p);
+    LinearParams own = p;
+    own.y = {exchange_->summand(), compute_dtype(), p.y.rows, p.y.cols};
+    own.accumulate = false;
+    linear(own);
+    exchange_->add(p.y.row<float>(0), p.y.rows * p.y.cols, p.accumulate);
+  }
+  void transfer(const MatrixView& x, int from, int to) override {
+    exchange_->transfer(x.data, x.rows * x.row_bytes(), from, to);
+  }
+
   void rope_append(const RopeAppendParams& p) override {
     LayerKv& kv = *p.kv;
     const std::int64_t rows = p.qkv.rows, heads = heads_of(p.q, kv);
@@ -244,7 +264,7 @@ class CudaBackend final : public Backend {
 
   void attention(const AttentionParams& p) override { attention_.attention(p); }
   void attention_probs(const AttentionProbsParams& p) override { attention_.attention_probs(p); }
-  void window_scores(const WindowScoresParams& p) override { attention_.window_scores(p); }
+  void own_window_scores(const WindowScoresParams& p) override { attention_.window_scores(p); }
   std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& p) override {
     steps_.flush();
     return make_cuda_planner(p, compute_dtype(), device_);
@@ -340,6 +360,7 @@ class CudaBackend final : public Backend {
   Matmul matmul_;
   StepGraphs steps_;
   CudaAttention attention_;
+  std::unique_ptr<RankExchange> exchange_;  // null: alone
   std::vector<std::int32_t> numbers_;
 };
 

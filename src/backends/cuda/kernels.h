@@ -50,9 +50,15 @@ void launch_embed(const void* table, bool bf16, const std::int32_t* tokens, floa
                   std::int64_t count, std::int64_t dim, cudaStream_t stream);
 void launch_row_norms(const void* x, bool bf16, float* norms, std::int64_t rows, std::int64_t cols,
                       cudaStream_t stream);
-// y[i] = scale * uniform(stream_id, i) (core/uniform.h).
-void launch_uniform(std::uint64_t stream_id, float scale, void* y, bool bf16, std::int64_t count,
-                    cudaStream_t stream);
+// y[i, j] = scale * uniform(stream_id, first + i * stride + j) (core/uniform.h).
+struct UniformArgs {
+  std::uint64_t stream_id;
+  float scale;
+  void* y;  // [rows, cols]
+  std::int64_t rows, cols, first, stride;
+  bool bf16;
+};
+void launch_uniform(const UniformArgs& args, cudaStream_t stream);
 
 // y = x W^T + bias (y += when `accumulate`) for a few rows: the weight is read once, at memory speed.
 // in_features times the element size is a multiple of 16.

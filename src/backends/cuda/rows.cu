@@ -65,9 +65,11 @@ __global__ void row_norms_kernel(const T* x, float* norms, std::int64_t cols) {
 }
 
 template <class T>
-__global__ void uniform_kernel(std::uint64_t stream_id, float scale, T* y, std::int64_t count) {
+__global__ void uniform_kernel(UniformArgs args, T* y) {
   const std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-  if (i < count) y[i] = from_f32<T>(scale * uniform(stream_id, static_cast<std::uint64_t>(i)));
+  if (i >= args.rows * args.cols) return;
+  const std::int64_t index = args.first + i / args.cols * args.stride + i % args.cols;
+  y[i] = from_f32<T>(args.scale * uniform(args.stream_id, static_cast<std::uint64_t>(index)));
 }
 
 }  // namespace
@@ -120,15 +122,13 @@ void launch_row_norms(const void* x, bool use_bf16, float* norms, std::int64_t r
   check_launch("row norms");
 }
 
-void launch_uniform(std::uint64_t stream_id, float scale, void* y, bool use_bf16, std::int64_t count,
-                    cudaStream_t stream) {
+void launch_uniform(const UniformArgs& args, cudaStream_t stream) {
+  const std::int64_t count = args.rows * args.cols;
   if (count == 0) return;
-  if (use_bf16) {
-    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(stream_id, scale, static_cast<bf16*>(y),
-                                                               count);
+  if (args.bf16) {
+    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(args, static_cast<bf16*>(args.y));
   } else {
-    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(stream_id, scale, static_cast<float*>(y),
-                                                               count);
+    uniform_kernel<<<blocks_for(count), kThreads, 0, stream>>>(args, static_cast<float*>(args.y));
   }
   check_launch("uniform");
 }

@@ -75,7 +75,7 @@ class ReferenceBackend final : public Backend {
   std::unique_ptr<BlockPlanner> make_planner(const BlockPlannerParams& params) override {
     return reference::make_planner(params);
   }
-  void window_scores(const WindowScoresParams& params) override {
+  void own_window_scores(const WindowScoresParams& params) override {
     check(params.q.dtype == compute_dtype(), "window_scores: q is of the compute dtype");
     reference::window_scores(params);
   }

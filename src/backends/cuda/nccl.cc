@@ -1,0 +1,87 @@
+#include "backends/cuda/nccl.h"
+
+#include <dlfcn.h>
+#include <nccl.h>
+
+#include "core/error.h"
+
+namespace winnow::cuda {
+namespace {
+
+// The functions of libnccl.so.2 that are used.
+struct Library {
+  decltype(&ncclGetUniqueId) get_unique_id = nullptr;
+  decltype(&ncclCommInitRank) comm_init_rank = nullptr;
+  decltype(&ncclCommDestroy) comm_destroy = nullptr;
+  decltype(&ncclAllReduce) all_reduce = nullptr;
+  decltype(&ncclSend) send = nullptr;
+  decltype(&ncclRecv) recv = nullptr;
+  decltype(&ncclGetErrorString) error_string = nullptr;
+};
+
+template <class Function>
+bool find(void* library, const char* name, Function& function) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  return function != nullptr;
+}
+
+// Whether all of them are there.
+bool open_library(Library& nccl) {
+  void* library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  return library != nullptr && find(library, "ncclGetUniqueId", nccl.get_unique_id) &&
+         find(library, "ncclCommInitRank", nccl.comm_init_rank) &&
+         find(library, "ncclCommDestroy", nccl.comm_destroy) &&
+         find(library, "ncclAllReduce", nccl.all_reduce) && find(library, "ncclSend", nccl.send) &&
+         find(library, "ncclRecv", nccl.recv) && find(library, "ncclGetErrorString", nccl.error_string);
+}
+
+class OpenNccl final : public Nccl {
+ public:
+  OpenNccl(const Library& nccl, Communicator& ranks) : nccl_(nccl), rank_(ranks.rank()) {
+    ncclUniqueId id{};
+    if (rank_ == 0) check(nccl_.get_unique_id(&id), "ncclGetUniqueId");
+    ranks.share(id);
+    check(nccl_.comm_init_rank(&comm_, ranks.size(), id, rank_), "ncclCommInitRank");
+  }
+  ~OpenNccl() override { nccl_.comm_destroy(comm_); }
+  OpenNccl(const OpenNccl&) = delete;
+  OpenNccl& operator=(const OpenNccl&) = delete;
+
+  void sum(void* values, std::int64_t count, bool bf16, cudaStream_t stream) override {
+    check(nccl_.all_reduce(values, values, static_cast<std::size_t>(count), bf16 ? ncclBfloat16 : ncclFloat32,
+                           ncclSum, comm_, stream),
+          "ncclAllReduce");
+  }
+
+  void transfer(void* data, std::int64_t bytes, int from, int to, cudaStream_t stream) override {
+    const auto size = static_cast<std::size_t>(bytes);
+    if (rank_ == from) check(nccl_.send(data, size, ncclInt8, to, comm_, stream), "ncclSend");
+    if (rank_ == to) check(nccl_.recv(data, size, ncclInt8, from, comm_, stream), "ncclRecv");
+  }
+
+ private:
+  void check(ncclResult_t status, const char* what) const {
+    if (status == ncclSuccess) return;
+    fail(ErrorCode::kUnsupported, "NCCL: {}: {}", what, nccl_.error_string(status));
+  }
+
+  Library nccl_;
+  int rank_;
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Nccl> join_nccl(Communicator& ranks) {
+  Library nccl;
+  const bool found = open_library(nccl);
+  for (const bool there : ranks.gather(found)) {
+    if (there) continue;
+    fail(ErrorCode::kUnsupported,
+         "these GPUs cannot read each other's memory, and NCCL (libnccl.so.2) was not found on every rank: "
+         "install it, or add its folder to LD_LIBRARY_PATH");
+  }
+  return std::make_unique<OpenNccl>(nccl, ranks);
+}
+
+}  // namespace winnow::cuda

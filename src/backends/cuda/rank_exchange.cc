@@ -1,0 +1,126 @@
+#include "backends/cuda/rank_exchange.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "core/check.h"
+#include "core/error.h"
+
+namespace winnow::cuda {
+namespace {
+
+// WINNOW_GPU_EXCHANGE: "nccl", or "peers" (the default, where it works).
+bool nccl_wanted() {
+  const char* value = std::getenv("WINNOW_GPU_EXCHANGE");
+  const std::string wanted = value == nullptr ? "peers" : value;
+  if (wanted == "nccl" || wanted == "peers") return wanted == "nccl";
+  fail(ErrorCode::kBadArgument, "WINNOW_GPU_EXCHANGE={}: must be peers or nccl", wanted);
+}
+
+}  // namespace
+
+RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& ranks, std::int64_t most,
+                           bool bf16)
+    : device_(device), steps_(steps), ranks_(ranks), bf16_(bf16) {
+  constexpr std::int64_t kAlign = 256;
+  summand_bytes_ = (most * (bf16 ? 2 : 4) + kAlign - 1) / kAlign * kAlign;
+  check_cuda(cudaSetDevice(device.index()), "cudaSetDevice");
+  void* memory = nullptr;  // not of the pool: other processes can map only this kind
+  check_cuda(cudaMalloc(&memory, static_cast<std::size_t>(2 * summand_bytes_ + kMeetingBytes)),
+             "what ranks exchange through");
+  memory_ = static_cast<std::byte*>(memory);
+  own_[0] = memory_;
+  own_[1] = memory_ + summand_bytes_;
+  device.clear(memory_ + 2 * summand_bytes_, kMeetingBytes);
+  device.finish();
+  if (nccl_wanted() || !connect_peers()) nccl_ = join_nccl(ranks);
+  ranks.barrier();  // all have mapped what is zeroed
+}
+
+RankExchange::~RankExchange() {
+  cudaStreamSynchronize(device_.stream());
+  for (std::size_t rank = 0; rank < peers_.size(); ++rank) {
+    if (static_cast<int>(rank) != ranks_.rank()) cudaIpcCloseMemHandle(peers_[rank]);
+  }
+  nccl_.reset();
+  cudaFree(memory_);
+}
+
+// Whether all ranks could map the others' memory.
+bool RankExchange::connect_peers() {
+  const int size = ranks_.size();
+  if (ranks_.local_size() != size || size > kMaxPeers) return false;
+  cudaIpcMemHandle_t own{};
+  bool works = cudaIpcGetMemHandle(&own, memory_) == cudaSuccess;
+  const auto handles = ranks_.gather(own);
+  const auto all_work = [&] {
+    cudaGetLastError();
+    const auto each = ranks_.gather(works);
+    return std::all_of(each.begin(), each.end(), [](bool one) { return one; });
+  };
+  if (!all_work()) return false;
+  peers_.resize(static_cast<std::size_t>(size));
+  for (int rank = 0; rank < size; ++rank) {
+    void* mapped = memory_;
+    if (rank != ranks_.rank() && works) {
+      works = cudaIpcOpenMemHandle(&mapped, handles[static_cast<std::size_t>(rank)],
+                                   cudaIpcMemLazyEnablePeerAccess) == cudaSuccess;
+    }
+    peers_[static_cast<std::size_t>(rank)] = works ? static_cast<std::byte*>(mapped) : nullptr;
+  }
+  if (all_work()) return true;
+  for (int rank = 0; rank < size; ++rank) {
+    std::byte* mapped = peers_[static_cast<std::size_t>(rank)];
+    if (rank != ranks_.rank() && mapped != nullptr) cudaIpcCloseMemHandle(mapped);
+  }
+  peers_.clear();
+  return false;
+}
+
+RankSumArgs RankExchange::sum_args(float* y, std::int64_t count, bool accumulate) const {
+  RankSumArgs args{};
+  args.rank = peers_.empty() ? 0 : ranks_.rank();
+  args.ranks = peers_.empty() ? 1 : ranks_.size();
+  for (int rank = 0; rank < args.ranks; ++rank) {
+    std::byte* memory = peers_.empty() ? memory_ : peers_[static_cast<std::size_t>(rank)];
+    args.summands[static_cast<std::size_t>(rank)] = memory + turn_ * summand_bytes_;
+    args.arrivals[static_cast<std::size_t>(rank)] =
+        reinterpret_cast<std::uint32_t*>(memory + 2 * summand_bytes_);
+  }
+  args.meetings = reinterpret_cast<std::uint32_t*>(memory_ + 2 * summand_bytes_) + kMaxSumBlocks * kMaxPeers;
+  args.y = y;
+  args.count = count;
+  args.bf16 = bf16_;
+  args.accumulate = accumulate;
+  return args;
+}
+
+void RankExchange::add(float* y, std::int64_t count, bool accumulate) {
+  check(count % 8 == 0 && count * (bf16_ ? 2 : 4) <= summand_bytes_, "a sum over ranks: it fits");
+  const RankSumArgs args = sum_args(y, count, accumulate);
+  void* own = summand();
+  turn_ ^= 1;
+  steps_.submit(key_of(20, own, y, count, accumulate), [this, args, own, s = device_.stream()] {
+    if (nccl_) nccl_->sum(own, args.count, bf16_, s);
+    launch_rank_sum(args, s);
+  });
+}
+
+// Through the summands' memory, in pieces: written there, met, read from there.
+void RankExchange::transfer(void* data, std::int64_t bytes, int from, int to) {
+  steps_.flush();
+  if (nccl_) return nccl_->transfer(data, bytes, from, to, device_.stream());
+  for (std::int64_t at = 0; at < bytes; at += summand_bytes_) {
+    const std::int64_t count = std::min(summand_bytes_, bytes - at);
+    auto* piece = static_cast<std::byte*>(data) + at;
+    if (ranks_.rank() == from) device_.copy(summand(), piece, count);
+    launch_rank_sum(sum_args(nullptr, 0, false), device_.stream());
+    if (ranks_.rank() == to) {
+      device_.copy(piece, peers_[static_cast<std::size_t>(from)] + turn_ * summand_bytes_, count);
+    }
+    turn_ ^= 1;
+  }
+}
+
+}  // namespace winnow::cuda

@@ -1,0 +1,52 @@
+// RankExchange: what the GPUs of several ranks give each other: sums into the residual stream and, between
+// layers that are on different ones, hidden states.
+//
+// Ranks of one host whose GPUs can read each other's memory do so (rank_sums.h); others use NCCL. All ranks
+// take the same of the two.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backends/cuda/device.h"
+#include "backends/cuda/nccl.h"
+#include "backends/cuda/rank_sums.h"
+#include "backends/cuda/step_graph.h"
+#include "ranks/communicator.h"
+
+namespace winnow::cuda {
+
+class RankExchange {
+ public:
+  // On every rank. `most`: elements of a summand, of bf16 or float32. Everything must outlive this.
+  RankExchange(Device& device, StepGraphs& steps, Communicator& ranks, std::int64_t most, bool bf16);
+  ~RankExchange();
+  RankExchange(const RankExchange&) = delete;
+  RankExchange& operator=(const RankExchange&) = delete;
+
+  // Where this rank's part of the next sum goes: ops that write it come before add().
+  void* summand() const { return own_[turn_]; }
+  // y = the sum over the ranks of their summands of `count` elements, or y += it.
+  void add(float* y, std::int64_t count, bool accumulate);
+  // `data` of rank `from` goes to rank `to`; not within a step.
+  void transfer(void* data, std::int64_t bytes, int from, int to);
+
+ private:
+  bool connect_peers();
+  RankSumArgs sum_args(float* y, std::int64_t count, bool accumulate) const;
+
+  Device& device_;
+  StepGraphs& steps_;
+  Communicator& ranks_;
+  std::int64_t summand_bytes_;
+  bool bf16_;
+  // One allocation that other ranks can map: two summands, then arrivals and meetings.
+  std::byte* memory_ = nullptr;
+  void* own_[2] = {};
+  int turn_ = 0;
+  std::vector<std::byte*> peers_;  // [ranks] the same of all ranks, as mapped here; empty: NCCL
+  std::unique_ptr<Nccl> nccl_;
+};
+
+}  // namespace winnow::cuda
