@@ -65,12 +65,11 @@ class Session::Step {
   // After run(): the sessions are one token further.
   void finish(double ms) {
     const Architecture& arch = engine_.arch();
-    const bool in_place = logits_.data == first_.logits_.data();
-    Buffer copy;
-    const MatrixView logits = in_place ? logits_ : first_.common_logits(logits_, copy);
     for (std::int64_t i = 0; i < hidden_.rows; ++i) {
       Session& session = *sessions_[i];
-      if (!in_place) std::copy_n(logits.row<float>(i), arch.vocab, session.logits_.begin());
+      if (logits_.data != session.logits_.data()) {
+        first_.common_logits(logits_.slice(i, 1), session.logits_.data());
+      }
       session.next_position_ += 1;
       session.decode_stats_.linear_flops += static_cast<double>(arch.layers) * arch.layer_linear_flops() +
                                             2.0 * static_cast<double>(arch.model_dim * arch.vocab);
@@ -170,13 +169,18 @@ void decode_batch(std::span<Session* const> sessions, std::span<const TokenId> t
     numbers.push_back(sessions[i]->number_);
   }
   if (Leader* leader = engine.leader()) leader->decode(numbers, tokens);
-  Session::Step step(sessions, tokens);
-  if (engine.weights().has_decode_forms) {
-    engine.backend().together([&] { step.run(); });
-  } else {
-    step.run();
+  try {
+    Session::Step step(sessions, tokens);
+    if (engine.weights().has_decode_forms) {
+      engine.backend().together([&] { step.run(); });
+    } else {
+      step.run();
+    }
+    step.finish(ms_since(start));
+  } catch (const std::exception& error) {
+    engine.stop_ranks(error);
+    throw;
   }
-  step.finish(ms_since(start));
 }
 
 }  // namespace winnow

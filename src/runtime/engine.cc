@@ -125,13 +125,17 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
     engine->load(own_options(options));
     engine->ranks_->barrier();  // what failed elsewhere shows here
   } catch (const std::exception& error) {
-    engine->ranks_->stop(fmt::format("rank {}: {}", engine->rank(), error.what()));
+    engine->stop_ranks(error);
     throw;
   }
   return engine;
 }
 
 Engine::~Engine() = default;
+
+void Engine::stop_ranks(const std::exception& error) const {
+  if (ranks_) ranks_->stop(fmt::format("rank {}: {}", rank(), error.what()));
+}
 
 void Engine::load(const EngineOptions& options) {
   backend_ = make_backend(options);

@@ -1,6 +1,7 @@
 // Engine: an opened model. Sessions share it, one call at a time: the backend has one set of working memory.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -65,6 +66,8 @@ class Engine {
   const std::vector<ModelPart>& parts() const { return parts_; }
   Communicator* ranks() const { return ranks_.get(); }
   Leader* leader() const { return leader_.get(); }
+  // A call failed here halfway: the others must not wait for this rank.
+  void stop_ranks(const std::exception& error) const;
   int rank() const { return ranks_ ? ranks_->rank() : 0; }
   const WeightSource& source() const { return *source_; }
   const ModelWeights& weights() const { return weights_; }

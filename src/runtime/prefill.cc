@@ -72,7 +72,6 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     fail(ErrorCode::kUnsupported,
          "looking into attention needs all of it on one device: leave --devices out");
   }
-  if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
 
   Turn turn(policy, options);
   turn.prompt_tokens = count;
@@ -81,6 +80,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     check_scorer_model(policy.tokens, arch.shape_hash());
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
   }
+  if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
   turn.costs = common_costs(policy.attention);
   turn.alive.resize(tokens.size());
   std::iota(turn.alive.begin(), turn.alive.end(), 0);
@@ -105,8 +105,9 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     prepare_rope(next_position_ + count);
     finished = run_layers(turn);
     if (finished) compute_logits(turn);
-  } catch (...) {
+  } catch (const std::exception& error) {
     forget(turn);
+    engine_.stop_ranks(error);
     throw;
   }
   if (!finished) {
@@ -335,19 +336,24 @@ void Session::compute_logits(const Turn& turn) {
     constexpr std::int64_t kLogitRows = 64;
     const std::int64_t part_vocab = engine_.part_arch().vocab;
     const Buffer buffer = backend.allocate(std::min(rows, kLogitRows) * part_vocab * 4);
+    Buffer all;  // where they are put together
+    if (engine_.ranks() != nullptr) all = Buffer::host(std::min(rows, kLogitRows) * arch.vocab * 4);
     Buffer copy;
     for (std::int64_t begin = turn.options.all_logits_from; begin < rows; begin += kLogitRows) {
       const std::int64_t chunk = std::min(kLogitRows, rows - begin);
       const MatrixView logits{buffer.as<>(), DType::kF32, chunk, part_vocab};
       if (part_vocab > 0) logits_of(turn.hidden_view.slice(begin, chunk), logits);
-      turn.options.all_logits(begin, common_logits(logits, copy));
+      if (engine_.ranks() == nullptr) {
+        turn.options.all_logits(begin, on_host(backend, logits, copy));
+      } else {
+        common_logits(logits, all.as<float>());
+        turn.options.all_logits(begin, {all.as<>(), DType::kF32, chunk, arch.vocab});
+      }
     }
   }
-  Buffer copy;
   const MatrixView last{logits_row_.as<>(), DType::kF32, 1, engine_.part_arch().vocab};
   if (last.cols > 0) last_logits_of(turn.hidden_view.slice(rows - 1, 1));
-  const MatrixView logits = common_logits(last, copy);
-  std::copy_n(logits.row<float>(0), arch.vocab, logits_.begin());
+  common_logits(last, logits_.data());
   prefill_stats_.linear_flops +=
       2.0 * static_cast<double>(arch.model_dim * arch.vocab) *
       static_cast<double>(turn.options.all_logits ? rows - turn.options.all_logits_from : 1);

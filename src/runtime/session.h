@@ -108,8 +108,9 @@ class Session {
   void hand_over(const MatrixView& hidden, std::int64_t layer) const;
   BlockRecord common_record(BlockRecord record) const;
   bool has_layer(std::int64_t layer) const { return engine_.part().layers.contains(layer); }
-  // The rows' logits of all ranks' parts of the vocabulary, on rank 0's host; elsewhere nothing of use.
-  MatrixView common_logits(const MatrixView& part, Buffer& copy) const;
+  // logits [rows, vocab] of the host: on rank 0 those of all ranks' parts of the vocabulary, elsewhere of its
+  // own.
+  void common_logits(const MatrixView& part, float* logits) const;
   void compute_logits(const Turn& turn);
   void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);

@@ -34,26 +34,21 @@ BlockRecord Session::common_record(BlockRecord record) const {
   return record;
 }
 
-MatrixView Session::common_logits(const MatrixView& part, Buffer& copy) const {
+void Session::common_logits(const MatrixView& part, float* logits) const {
   Backend& backend = engine_.backend();
-  if (engine_.ranks() == nullptr) return on_host(backend, part, copy);
-  const std::int64_t rows = part.rows, vocab = engine_.arch().vocab;
-  if (copy.bytes() < 4 * rows * vocab) copy = Buffer::host(4 * rows * vocab);
-  const MatrixView all{copy.as<>(), DType::kF32, rows, vocab};
-  std::vector<float> columns;  // a rank's, [rows, its vocab]
-  for (int rank = 0; rank < engine_.ranks()->size(); ++rank) {
+  const std::int64_t vocab = engine_.arch().vocab, rows = part.rows;
+  const auto columns_of = [&](int rank, std::int64_t row) {
     const Range range = engine_.parts()[static_cast<std::size_t>(rank)].vocab;
-    columns.resize(static_cast<std::size_t>(rows * range.count));
-    if (columns.empty()) continue;
-    if (rank == engine_.rank()) {
-      backend.download(part.data, columns.data(), static_cast<std::int64_t>(columns.size() * sizeof(float)));
-    }
-    if (rank != 0) engine_.ranks()->transfer(std::as_writable_bytes(std::span(columns)), rank, 0);
+    return std::span(logits + row * vocab + range.begin, static_cast<std::size_t>(range.count));
+  };
+  for (std::int64_t row = 0; part.cols > 0 && row < rows; ++row) {
+    backend.download(part.row<float>(row), columns_of(engine_.rank(), row).data(), part.row_bytes());
+  }
+  for (int rank = 1; engine_.ranks() != nullptr && rank < engine_.ranks()->size(); ++rank) {
     for (std::int64_t row = 0; row < rows; ++row) {
-      std::copy_n(columns.data() + row * range.count, range.count, all.row<float>(row) + range.begin);
+      engine_.ranks()->transfer(std::as_writable_bytes(columns_of(rank, row)), rank, 0);
     }
   }
-  return all;
 }
 
 }  // namespace winnow

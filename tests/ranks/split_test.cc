@@ -26,7 +26,8 @@ struct Case {
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
   std::string name = info.param.model;
-  std::replace(name.begin(), name.end(), '-', '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
   return fmt::format("{}_{}_{}_{}", name, info.param.split == Split::kTensor ? "tensor" : "layers",
                      info.param.ranks, precision_name(info.param.precision));
 }
@@ -94,6 +95,9 @@ class SplitModel : public testing::TestWithParam<Case> {
     }
     if (exact() || !policy.prunes()) expect_near(shared.logits(), alone.logits(), tolerance());
   }
+  std::vector<TokenId> prompt(std::int64_t tokens) const {
+    return some_tokens(std::min(tokens, one_->arch().context));
+  }
   // With one stage, for the models of few layers.
   Policy pruning(ScorerKind scorer, double keep = 0.5) const {
     Policy policy = staged(scorer, keep);
@@ -120,7 +124,7 @@ TEST_P(SplitModel, DensePrefillAndDecodeAreThoseOfOneRank) {
 }
 
 TEST_P(SplitModel, StagesKeepTheSameTokens) {
-  const auto tokens = some_tokens(150);
+  const auto tokens = prompt(150);
   for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kNorm, ScorerKind::kRandom}) {
     SCOPED_TRACE(scorer_name(scorer));
     compare(tokens, pruning(scorer));
@@ -136,7 +140,7 @@ TEST_P(SplitModel, StagesKeepTheSameTokens) {
 }
 
 TEST_P(SplitModel, LayersSkipTheSameBlocks) {
-  const auto tokens = some_tokens(200);
+  const auto tokens = prompt(200);
   for (const SelectorKind selector : {SelectorKind::kExactMass, SelectorKind::kPooled}) {
     Policy policy = pruning(ScorerKind::kAttention, 0.8);
     policy.attention = attention_policy(selector);

@@ -74,9 +74,9 @@ class OpenNccl final : public Nccl {
 
 std::unique_ptr<Nccl> join_nccl(Communicator& ranks) {
   Library nccl;
-  const bool found = open_library(nccl);
-  for (const bool there : ranks.gather(found)) {
-    if (there) continue;
+  const int found = open_library(nccl) ? 1 : 0;
+  for (const int there : ranks.gather(found)) {
+    if (there == 1) continue;
     fail(ErrorCode::kUnsupported,
          "these GPUs cannot read each other's memory, and NCCL (libnccl.so.2) was not found on every rank: "
          "install it, or add its folder to LD_LIBRARY_PATH");

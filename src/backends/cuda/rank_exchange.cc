@@ -56,8 +56,8 @@ bool RankExchange::connect_peers() {
   const auto handles = ranks_.gather(own);
   const auto all_work = [&] {
     cudaGetLastError();
-    const auto each = ranks_.gather(works);
-    return std::all_of(each.begin(), each.end(), [](bool one) { return one; });
+    const auto each = ranks_.gather(works ? 1 : 0);
+    return std::all_of(each.begin(), each.end(), [](int one) { return one == 1; });
   };
   if (!all_work()) return false;
   peers_.resize(static_cast<std::size_t>(size));
