@@ -25,7 +25,8 @@ void* open_library() {
   std::error_code error;
   const std::filesystem::path folder = std::filesystem::canonical("/proc/self/exe", error).parent_path();
   std::string reasons;
-  for (const auto& path : {folder / "winnow_mpi.so", folder / ".." / "lib" / "winnow" / "winnow_mpi.so"}) {
+  const std::filesystem::path installed = folder / ".." / WINNOW_LIBRARY_FOLDER / "winnow" / "winnow_mpi.so";
+  for (const auto& path : {folder / "winnow_mpi.so", installed}) {
     if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) return library;
     reasons += std::string("; ") + dlerror();
   }
