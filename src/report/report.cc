@@ -27,6 +27,7 @@ svg .heat { fill: var(--heat); }
 .c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); } .c3 { color: var(--c3); } .c4 { color: var(--c4); } .c5 { color: var(--c5); } .c6 { color: var(--c6); } .c7 { color: var(--c7); }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; } td, th { padding: .22rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
 .copyable { position: relative; overflow-x: auto; } .copy { font: inherit; font-size: .8rem; float: right; cursor: pointer; }
 .tokens { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; font-size: .9rem; }
@@ -34,7 +35,7 @@ td:first-child, th:first-child { text-align: left; padding-left: 0; }
 .legend span { color: var(--ink); margin-right: 1rem; }
 figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
 @media print { :root { --ground: #fff; --ink: #000; --soft: #444; --line: #bbb; --heat: #6b3f00; } body { padding: 0; max-width: none; } .copy { display: none; }
-  section > h2 { break-after: avoid; } svg, figure, tr, .copyable { break-inside: avoid; } .charts { grid-template-columns: 1fr 1fr; } }
+  h2, h3 { break-after: avoid; } .copyable { overflow: visible; } table { font-size: .7rem; } td, th { padding: .12rem .35rem; } svg, figure, tr { break-inside: avoid; } .charts { grid-template-columns: 1fr 1fr; } }
 )css";
 
 // Copies a table as text with tabs, for spreadsheets and documents.

@@ -11,7 +11,7 @@
 namespace winnow {
 namespace {
 
-constexpr double kWidth = 560, kHeight = 320, kLeft = 64, kRight = 16, kTop = 34, kBottom = 46;
+constexpr double kWidth = 560, kHeight = 320, kLeft = 84, kRight = 16, kTop = 34, kBottom = 46;
 constexpr double kLegendLine = 16;
 constexpr int kColours = 8;  // classes c0..c7 of the style sheet
 
