@@ -130,7 +130,9 @@ TEST(Run, PolicyPrunesAndLogsEveryStage) {
   ASSERT_EQ(lines.size(), 2u);
   std::int64_t current = answer["prompt_tokens"];
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    const json stage = json::parse(lines[i]);
+    json stage = json::parse(lines[i]);
+    EXPECT_EQ(stage["schema"], "winnow.stage/1");
+    stage.erase("schema");  // of a line of its own
     for (const char* key :
          {"timestamp", "scores_min", "scores_max", "scores_abs_sum", "fallback_applied", "pruning_ratio"}) {
       EXPECT_TRUE(stage.contains(key)) << key;

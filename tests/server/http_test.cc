@@ -118,7 +118,7 @@ TEST(Http, ChatWholeAndStreamedAreOneAnswer) {
   for (const json& event : events) {
     if (!event["choices"].empty()) text += event["choices"][0]["delta"].value("content", "");
   }
-  EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+  EXPECT_EQ(text, whole["choices"][0]["message"]["content"].get<std::string>());
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 12);
   EXPECT_EQ(events[events.size() - 2]["choices"][0]["finish_reason"], "length");
 }

@@ -112,7 +112,7 @@ class TestMatrix {
 // Floats in the backend's memory.
 inline Buffer to_backend(Backend& backend, std::span<const float> values) {
   Buffer buffer = backend.allocate(std::ssize(values) * 4);
-  backend.upload(values.data(), buffer.as<>(), buffer.bytes());
+  if (!values.empty()) backend.upload(values.data(), buffer.as<>(), buffer.bytes());
   return buffer;
 }
 
