@@ -19,7 +19,7 @@ constexpr std::string_view kStyle = R"css(
 body { margin: 0 auto; padding: 1.5rem; max-width: 78rem; background: var(--ground); color: var(--ink); }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; } h3 { font-size: 1rem; }
 p, figcaption { color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1rem 1.5rem; align-items: start; margin: 1rem 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 1rem 1.5rem; align-items: start; margin: 1rem 0; }
 svg { width: 100%; height: auto; font: 11.5px system-ui, sans-serif; }
 svg text { fill: var(--soft); } svg .title { fill: var(--ink); font-size: 13.5px; font-weight: 600; } svg .mark { fill: var(--ink); font-size: 10.5px; }
 svg .grid { stroke: var(--line); } svg .axis, svg .tick { stroke: var(--soft); } svg path { fill: none; stroke: currentColor; stroke-width: 2; } svg circle { fill: currentColor; }
