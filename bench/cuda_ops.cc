@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/row_choice.h"
 #include "core/elapsed.h"
 #include "core/error.h"
 
@@ -30,10 +31,7 @@ class Bench {
 
   void tokens(std::int64_t count) {
     const std::int64_t rows = std::min(count, backend_->chunk_rows());
-    linear(rows, kDim, kQkv, false);
-    linear(rows, kDim, kDim, true);
-    linear(rows, kDim, 2 * kFfn, false);
-    linear(rows, kFfn, kDim, true);
+    kept(rows);
     const Matrix hidden(*backend_, DType::kF32, rows, kDim), normed(*backend_, DType::kBF16, rows, kDim);
     const Matrix ones(*backend_, DType::kF32, 1, kDim);
     add("norm", {{"rows", rows}}, 0, rows * kDim * 6.0,
@@ -41,7 +39,27 @@ class Bench {
     const Matrix up(*backend_, DType::kBF16, rows, 2 * kFfn), activated(*backend_, DType::kBF16, rows, kFfn);
     add("activation", {{"rows", rows}}, 0, rows * kFfn * 6.0,
         [&] { backend_->activation({.x = up.view, .y = activated.view}); });
+    Cache cache(*backend_, rows);
+    const Matrix qkv(*backend_, DType::kBF16, rows, kQkv);
+    RopeTable rope{backend_->allocate(rows * kHeadDim * 2), backend_->allocate(rows * kHeadDim * 2), rows,
+                   kHeadDim};
+    std::vector<std::int32_t> positions(static_cast<std::size_t>(rows));
+    std::iota(positions.begin(), positions.end(), 0);
+    add("rope and append", {{"rows", rows}}, 0, rows * kQkv * 4.0, [&] {
+      cache.kv.rows = 0;
+      cache.kv.positions.clear();
+      backend_->rope_append(
+          {.qkv = qkv.view, .positions = positions, .rope = &rope, .q = cache.q.view, .kv = &cache.kv});
+    });
     attention(count);
+  }
+
+  // Products on what stages leave of a prompt.
+  void kept(std::int64_t rows) {
+    linear(rows, kDim, kQkv, false);
+    linear(rows, kDim, kDim, true);
+    linear(rows, kDim, 2 * kFfn, false);
+    linear(rows, kFfn, kDim, true);
   }
 
   void decode(std::int64_t cache_rows) {
@@ -50,6 +68,10 @@ class Bench {
     linear(1, kDim, 2 * kFfn, false);
     linear(1, kFfn, kDim, true);
     linear(1, kDim, kVocab, false);
+    for (const DType type : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ4_K}) {
+      stored(type, kDim, 2 * kFfn);
+      stored(type, kFfn, kDim);
+    }
     Cache cache(*backend_, cache_rows);
     const Matrix out(*backend_, DType::kBF16, 1, kHeads * kHeadDim);
     const std::int64_t row = cache_rows - 1;
@@ -130,6 +152,33 @@ class Bench {
         });
   }
 
+  // A decoded token's product with weights as their file stores them: random blocks with small scales.
+  void stored(DType type, std::int64_t in, std::int64_t out) {
+    const StoredRows part{type, out, [&](std::int64_t, std::int64_t, std::span<std::byte> bytes) {
+                            std::uint32_t state = 7;
+                            for (std::byte& byte : bytes) {
+                              state = state * 1664525u + 1013904223u;
+                              byte = static_cast<std::byte>(state >> 24);
+                            }
+                            const auto block = static_cast<std::size_t>(dtype_info(type).block_bytes);
+                            for (std::size_t at = 0; at < bytes.size(); at += block) {
+                              bytes[at + 1] = bytes[at + 3] = std::byte{0x24};
+                            }
+                          }};
+    const RowReader zeros = [](std::int64_t, std::int64_t, std::span<float> values) {
+      std::ranges::fill(values, 0.0f);
+    };
+    std::vector<std::unique_ptr<Weight>> weights;  // several, as in linear()
+    for (int i = 0; i < 3; ++i) weights.push_back(backend_->pack_stored(out, in, zeros, {&part, 1}));
+    const Matrix x(*backend_, DType::kBF16, 1, in), y(*backend_, DType::kBF16, 1, out);
+    std::size_t next = 0;
+    add("linear, as stored", {{"type", dtype_info(type).name}, {"in", in}, {"out", out}},
+        2.0 * static_cast<double>(in * out), static_cast<double>(weights[0]->decode_bytes()), [&] {
+          backend_->linear(
+              {.x = x.view, .weight = weights[next++ % weights.size()].get(), .y = y.view, .decode = true});
+        });
+  }
+
   void attention(std::int64_t count) {
     Cache cache(*backend_, count);
     const Matrix out(*backend_, DType::kBF16, count, kHeads * kHeadDim);
@@ -164,6 +213,16 @@ class Bench {
           backend_->window_scores(
               {.q = cache.q.view.slice(count - 64, 64), .kv = &cache.kv, .scale = 0.088f, .scores = scores});
         });
+    const std::int64_t tail = count - count / 10;
+    add("a stage's choice", {{"tokens", count}}, 0, 0, [&] {
+      backend_->choose_rows(
+          {.scoring = {.q = cache.q.view.slice(count - 64, 64), .kv = &cache.kv, .scale = 0.088f},
+           .tokens = count,
+           .pool = 7,
+           .head = 4,
+           .tail = tail,
+           .by_score = (tail - 4) * 3 / 4});
+    });
     const Matrix hidden(*backend_, DType::kF32, count, kDim);
     add("keep rows", {{"tokens", count}}, 0, static_cast<double>(std::ssize(kept)) * kDim * 8,
         [&] { backend_->keep_rows(hidden.view, kept); });
@@ -210,6 +269,7 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) lengths.push_back(std::atoll(argv[i]));
     if (lengths.empty()) lengths = {4096, 32768};
     for (const std::int64_t length : lengths) bench.tokens(length);
+    for (const std::int64_t rows : {3276, 1677, 687}) bench.kept(rows);
     bench.decode(4096);
     std::puts(nlohmann::json{{"backend", bench.description()}, {"ops", bench.results()}}.dump(1).c_str());
   } catch (const winnow::Error& error) {
