@@ -34,10 +34,10 @@ class Bench {
     kept(rows);
     const Matrix hidden(*backend_, DType::kF32, rows, kDim), normed(*backend_, DType::kBF16, rows, kDim);
     const Matrix ones(*backend_, DType::kF32, 1, kDim);
-    add("norm", {{"rows", rows}}, 0, rows * kDim * 6.0,
+    add("norm", {{"rows", rows}}, 0, 6.0 * static_cast<double>(rows * kDim),
         [&] { backend_->norm({.x = hidden.view, .weight = ones.view.row<float>(0), .y = normed.view}); });
     const Matrix up(*backend_, DType::kBF16, rows, 2 * kFfn), activated(*backend_, DType::kBF16, rows, kFfn);
-    add("activation", {{"rows", rows}}, 0, rows * kFfn * 6.0,
+    add("activation", {{"rows", rows}}, 0, 6.0 * static_cast<double>(rows * kFfn),
         [&] { backend_->activation({.x = up.view, .y = activated.view}); });
     Cache cache(*backend_, rows);
     const Matrix qkv(*backend_, DType::kBF16, rows, kQkv);
@@ -45,7 +45,7 @@ class Bench {
                    kHeadDim};
     std::vector<std::int32_t> positions(static_cast<std::size_t>(rows));
     std::iota(positions.begin(), positions.end(), 0);
-    add("rope and append", {{"rows", rows}}, 0, rows * kQkv * 4.0, [&] {
+    add("rope and append", {{"rows", rows}}, 0, 4.0 * static_cast<double>(rows * kQkv), [&] {
       cache.kv.rows = 0;
       cache.kv.positions.clear();
       backend_->rope_append(
@@ -75,13 +75,14 @@ class Bench {
     Cache cache(*backend_, cache_rows);
     const Matrix out(*backend_, DType::kBF16, 1, kHeads * kHeadDim);
     const std::int64_t row = cache_rows - 1;
-    add("decode attention", {{"cache", cache_rows}}, 0, cache_rows * kKvHeads * kHeadDim * 4.0, [&] {
-      backend_->attention({.q = cache.q.view.slice(0, 1),
-                           .query_rows = {&row, 1},
-                           .kv = &cache.kv,
-                           .scale = 0.088f,
-                           .out = out.view});
-    });
+    add("decode attention", {{"cache", cache_rows}}, 0,
+        4.0 * static_cast<double>(cache_rows * kKvHeads * kHeadDim), [&] {
+          backend_->attention({.q = cache.q.view.slice(0, 1),
+                               .query_rows = {&row, 1},
+                               .kv = &cache.kv,
+                               .scale = 0.088f,
+                               .out = out.view});
+        });
   }
 
   const nlohmann::json& results() const { return results_; }
@@ -215,13 +216,15 @@ class Bench {
         });
     const std::int64_t tail = count - count / 10;
     add("a stage's choice", {{"tokens", count}}, 0, 0, [&] {
-      backend_->choose_rows(
-          {.scoring = {.q = cache.q.view.slice(count - 64, 64), .kv = &cache.kv, .scale = 0.088f},
-           .tokens = count,
-           .pool = 7,
-           .head = 4,
-           .tail = tail,
-           .by_score = (tail - 4) * 3 / 4});
+      backend_->choose_rows({.scoring = {.q = cache.q.view.slice(count - 64, 64),
+                                         .kv = &cache.kv,
+                                         .scale = 0.088f,
+                                         .scores = {}},
+                             .tokens = count,
+                             .pool = 7,
+                             .head = 4,
+                             .tail = tail,
+                             .by_score = (tail - 4) * 3 / 4});
     });
     const Matrix hidden(*backend_, DType::kF32, count, kDim);
     add("keep rows", {{"tokens", count}}, 0, static_cast<double>(std::ssize(kept)) * kDim * 8,
