@@ -31,6 +31,14 @@ void note_kept_rows(LayerKv& kv, std::span<const std::int64_t> rows) {
   kv.rows = std::ssize(rows);
 }
 
+// Of at most `most` rows at a time, the fewest pieces, and these as even as whole steps make them: the last
+// of 8,589 rows would be short and slow on a GPU. Pieces of one step stay what they are.
+std::int64_t even_chunk(std::int64_t rows, std::int64_t most) {
+  constexpr std::int64_t kStep = 512;
+  const std::int64_t pieces = (rows + most - 1) / most, even = (rows + pieces - 1) / pieces;
+  return std::min(most, (even + kStep - 1) / kStep * kStep);
+}
+
 }  // namespace
 
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
@@ -147,8 +155,9 @@ bool Session::run_layers(Turn& turn) {
 
     if (!kv.here) note_rows(kv, positions);
     const DecoderLayer step = layer(i);
-    for (std::int64_t begin = 0; kv.here && begin < rows; begin += backend.chunk_rows()) {
-      const std::int64_t chunk = std::min(backend.chunk_rows(), rows - begin);
+    const std::int64_t chunk_rows = even_chunk(rows, backend.chunk_rows());
+    for (std::int64_t begin = 0; kv.here && begin < rows; begin += chunk_rows) {
+      const std::int64_t chunk = std::min(chunk_rows, rows - begin);
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
                        turn.q_view.slice(begin, chunk), kv);
     }
@@ -266,7 +275,8 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const DecoderLayer step = layer(index);
   const LayerKv& kv = kv_[index];
   const std::span<const std::int64_t> query_rows(turn.query_rows);
-  const std::int64_t first = last_token_only ? rows - 1 : 0, chunk_rows = engine_.backend().chunk_rows();
+  const std::int64_t first = last_token_only ? rows - 1 : 0,
+                     chunk_rows = even_chunk(rows - first, engine_.backend().chunk_rows());
   LayerPlanner planner(turn.policy.attention, turn.costs ? &*turn.costs : nullptr, engine_.backend(),
                        {index, turn.q_view, query_rows, &kv, attention_scale(), step.window()}, rows - first);
   for (std::int64_t begin = first; begin < rows; begin += chunk_rows) {

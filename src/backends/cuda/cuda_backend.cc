@@ -27,9 +27,9 @@ namespace {
 
 // Kept back when free memory is told: working memory of ops, libraries, and the pool's rounding.
 constexpr std::int64_t kReservedBytes = std::int64_t{768} << 20;
-// The largest products are at full speed from some 4K rows on; activations of this many rows of a 7B model
-// are 1 GiB.
-constexpr std::int64_t kChunkRows = 8192;
+// Products are at full speed from some 4K rows on, attention over few blocks with more; activations of this
+// many rows of a 7B model are 2 GiB.
+constexpr std::int64_t kChunkRows = 16384;
 
 class CudaWeight final : public Weight {
  public:

@@ -162,7 +162,10 @@ class Producer {
     const TileInfo& info = shared_.tiles[q_.index];
     if (kValues) {
       barrier_wait(&shared_.q_full[q_.index], q_.parity);
-      return info.steps < 0 ? -1 : info.head * args_.query_tiles + info.first_query / Shape::kRows;
+      const int tile = info.steps < 0 ? -1 : info.head * args_.query_tiles + info.first_query / Shape::kRows;
+      __syncwarp();
+      if (lane_ == 0) barrier_arrive(&shared_.q_empty[q_.index]);
+      return tile;
     }
     int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
     index = __shfl_sync(0xffffffffu, index, 0);
@@ -567,7 +570,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kQueryBuffers; ++i) {
       barrier_init(&shared.q_full[i], 1);
-      barrier_init(&shared.q_empty[i], Shape::kWarpgroups);
+      barrier_init(&shared.q_empty[i], Shape::kWarpgroups + 1);  // and the warp that brings values
     }
     for (int i = 0; i < Shape::kStages; ++i) {
       barrier_init(&shared.k_full[i], 1);
