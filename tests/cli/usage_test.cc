@@ -71,6 +71,18 @@ TEST(Usage, DemoModelIsFoundInItsFolder) {
   EXPECT_EQ(run_program({"inspect", "smollm2-135m"}, "", {"WINNOW_MODELS=" + scratch.file("")}).code, 0);
 }
 
+// Without messages there is still a result, and no file takes the place of a stream that was closed.
+TEST(Usage, ClosedStreams) {
+  const Scratch scratch;
+  const std::string run =
+      std::string(WINNOW_PROGRAM) + " run --threads 1 -p corn -n 2 --json -m " + tiny_llama();
+  EXPECT_EQ(std::system((run + " >" + scratch.file("out") + " 2>&-").c_str()), 0);
+  EXPECT_EQ(json::parse(read_file(scratch.file("out")))["prompt_tokens"], 3);
+  const int closed = std::system((run + " >&- 2>" + scratch.file("err")).c_str());
+  EXPECT_EQ(WEXITSTATUS(closed), 1);
+  EXPECT_NE(read_file(scratch.file("err")).find("cannot write to stdout"), std::string::npos);
+}
+
 TEST(Usage, DamagedModels) {
   const Scratch scratch;
   const std::string whole = read_file(tiny_llama());
