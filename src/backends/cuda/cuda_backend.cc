@@ -212,7 +212,7 @@ class CudaBackend final : public Backend {
   void linear_over_ranks(const LinearParams& p) override {
     if (!share().sums) return linear(p);
     LinearParams own = p;
-    own.y = {exchange_->summand(), compute_dtype(), p.y.rows, p.y.cols};
+    own.y = {exchange_->summand(), exchange_->summand_dtype(), p.y.rows, p.y.cols};
     own.accumulate = false;
     linear(own);
     exchange_->add(p.y.row<float>(0), p.y.rows * p.y.cols, p.accumulate);

@@ -10,21 +10,24 @@
 namespace winnow::cuda {
 namespace {
 
-// WINNOW_GPU_EXCHANGE: "nccl", or "peers" (the default, where it works).
-bool nccl_wanted() {
-  const char* value = std::getenv("WINNOW_GPU_EXCHANGE");
-  const std::string wanted = value == nullptr ? "peers" : value;
-  if (wanted == "nccl" || wanted == "peers") return wanted == "nccl";
-  fail(ErrorCode::kBadArgument, "WINNOW_GPU_EXCHANGE={}: must be peers or nccl", wanted);
+// Whether an environment variable has the second of its two values; not set, it has the first.
+bool second_wanted(const char* variable, const std::string& first, const std::string& second) {
+  const char* value = std::getenv(variable);
+  const std::string wanted = value == nullptr ? first : value;
+  if (wanted == first || wanted == second) return wanted == second;
+  fail(ErrorCode::kBadArgument, "{}={}: must be {} or {}", variable, wanted, first, second);
 }
 
 }  // namespace
 
 RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& ranks, std::int64_t most,
                            bool bf16)
-    : device_(device), steps_(steps), ranks_(ranks), bf16_(bf16) {
+    : device_(device),
+      steps_(steps),
+      ranks_(ranks),
+      bf16_(bf16 && !second_wanted("WINNOW_GPU_SUMS", "bf16", "f32")) {
   constexpr std::int64_t kAlign = 256;
-  summand_bytes_ = (most * (bf16 ? 2 : 4) + kAlign - 1) / kAlign * kAlign;
+  summand_bytes_ = (most * (bf16_ ? 2 : 4) + kAlign - 1) / kAlign * kAlign;
   check_cuda(cudaSetDevice(device.index()), "cudaSetDevice");
   void* memory = nullptr;  // not of the pool: other processes can map only this kind
   check_cuda(cudaMalloc(&memory, static_cast<std::size_t>(2 * summand_bytes_ + kMeetingBytes)),
@@ -34,16 +37,23 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
   own_[1] = memory_ + summand_bytes_;
   device.clear(memory_ + 2 * summand_bytes_, kMeetingBytes);
   device.finish();
-  if (nccl_wanted() || !connect_peers()) nccl_ = join_nccl(ranks);
+  const bool nccl = second_wanted("WINNOW_GPU_EXCHANGE", "peers", "nccl");
+  if (nccl || !connect_peers()) nccl_ = join_nccl(ranks);
   ranks.barrier();  // all have mapped what is zeroed
 }
 
 RankExchange::~RankExchange() {
+  cudaSetDevice(device_.index());
   cudaStreamSynchronize(device_.stream());
   for (std::size_t rank = 0; rank < peers_.size(); ++rank) {
     if (static_cast<int>(rank) != ranks_.rank()) cudaIpcCloseMemHandle(peers_[rank]);
   }
+  steps_.forget();  // NCCL's communicator outlives no graph that holds its operations
   nccl_.reset();
+  try {
+    ranks_.barrier();                // memory that others have mapped is not freed
+  } catch (const std::exception&) {  // they are gone
+  }
   cudaFree(memory_);
 }
 

@@ -13,18 +13,21 @@
 #include "backends/cuda/nccl.h"
 #include "backends/cuda/rank_sums.h"
 #include "backends/cuda/step_graph.h"
+#include "core/dtype.h"
 #include "ranks/communicator.h"
 
 namespace winnow::cuda {
 
 class RankExchange {
  public:
-  // On every rank. `most`: elements of a summand, of bf16 or float32. Everything must outlive this.
+  // On every rank. `most`: elements of a summand, in bf16 where that is the compute dtype and WINNOW_GPU_SUMS
+  // does not say f32, else in float32. Everything must outlive this.
   RankExchange(Device& device, StepGraphs& steps, Communicator& ranks, std::int64_t most, bool bf16);
   ~RankExchange();
   RankExchange(const RankExchange&) = delete;
   RankExchange& operator=(const RankExchange&) = delete;
 
+  DType summand_dtype() const { return bf16_ ? DType::kBF16 : DType::kF32; }
   // Where this rank's part of the next sum goes: ops that write it come before add().
   void* summand() const { return own_[turn_]; }
   // y = the sum over the ranks of their summands of `count` elements, or y += it.

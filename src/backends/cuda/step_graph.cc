@@ -16,10 +16,15 @@ StepGraphs::StepGraphs(Device& device)
       device_values_(static_cast<std::int32_t*>(allocate_bytes(kMaxNumbers * 4, device.index()))) {}
 
 StepGraphs::~StepGraphs() {
+  forget();
+  release_bytes(device_values_);
+}
+
+void StepGraphs::forget() {
   for (const Graph& graph : graphs_) {
     if (graph.exec != nullptr) cudaGraphExecDestroy(graph.exec);
   }
-  release_bytes(device_values_);
+  graphs_.clear();
 }
 
 void StepGraphs::begin() {

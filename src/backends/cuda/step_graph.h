@@ -50,6 +50,8 @@ class StepGraphs {
   void submit(std::uint64_t key, std::function<void()> launch);
   // Where kernels find these numbers: the same place for the same step.
   const std::int32_t* numbers(std::span<const std::int32_t> values);
+  // The steps captured so far are captured anew when they come again: what they hold may go.
+  void forget();
   // Before an op that cannot be put off: what was put off runs first.
   void flush();
 
