@@ -14,6 +14,7 @@
 #include "core/mapped_file.h"
 #include "formats/json_text.h"
 #include "sparsity/policy_names.h"
+#include "sparsity/scorer_file.h"
 #include "sparsity/selector.h"
 
 namespace winnow {
@@ -96,25 +97,30 @@ Policy read_policy_file(const std::string& path) {
   return policy_from_json(parse_json_object(file.text(), path, kMaxPolicyBytes), path);
 }
 
+// What lies beside the policies in a folder of winnow's data and has this extension, by name.
+std::vector<std::string> files_beside_policies(const std::string& folder, const char* extension) {
+  namespace fs = std::filesystem;
+  std::vector<std::string> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(fs::path(folder) / "policies", error)) {
+    if (entry.path().extension() == extension) files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 // The policy file that came with winnow for this very model (its layers and shape): of several the one that
 // lost least when it was measured.
 Policy calibrated_policy(const ModelFacts& model) {
-  namespace fs = std::filesystem;
+  const auto loss = [](const Policy& policy) {
+    const auto kl = policy.measured.find("kl");
+    const bool known = kl != policy.measured.end() && kl->is_number();
+    return known ? kl->get<double>() : std::numeric_limits<double>::infinity();
+  };
   for (const std::string& folder : data_folders()) {
-    std::vector<fs::path> files;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(fs::path(folder) / "policies", error)) {
-      if (entry.path().extension() == ".json") files.push_back(entry.path());
-    }
-    std::sort(files.begin(), files.end());
-    const auto loss = [](const Policy& policy) {
-      const auto kl = policy.measured.find("kl");
-      const bool known = kl != policy.measured.end() && kl->is_number();
-      return known ? kl->get<double>() : std::numeric_limits<double>::infinity();
-    };
     std::optional<Policy> best;
-    for (const fs::path& file : files) {
-      Policy policy = read_policy_file(file.string());
+    for (const std::string& file : files_beside_policies(folder, ".json")) {
+      Policy policy = read_policy_file(file);
       const bool made_for = !policy.shape_hash.empty() && policy.shape_hash == model.shape_hash &&
                             policy.model_layers == model.layers && !policy.measured.is_null();
       if (made_for && (!best || loss(policy) < loss(*best))) best = std::move(policy);
@@ -126,6 +132,19 @@ Policy calibrated_policy(const ModelFacts& model) {
        "file, or "
        "give a preset: {}",
        model.name.empty() ? "this model" : printable(model.name), kPresetNames);
+}
+
+// The scorers that came with winnow for this very model; empty when there are none.
+std::string shipped_scorers(const ModelFacts& model) {
+  for (const std::string& folder : data_folders()) {
+    for (const std::string& path : files_beside_policies(folder, ".safetensors")) {
+      const ScorerFile file(path);
+      if (file.version() > 1 && !model.shape_hash.empty() &&
+          file.description().shape_hash == model.shape_hash)
+        return path;
+    }
+  }
+  return "";
 }
 
 Policy preset_or_file(const std::string& base, const ModelFacts& model) {
@@ -202,16 +221,20 @@ void check_thresholds(const AttentionPolicy& attention, const ModelFacts& model,
   }
 }
 
-void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string& text) {
+void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string& text,
+                const ModelFacts& model) {
   const std::string where = fmt::format("policy \"{}\"", printable(text));
   tokens = with_scorer(std::move(tokens), scorer_from_name(parts.scorer, where, ErrorCode::kBadArgument));
   if (parts.has_file && tokens.scorer != ScorerKind::kLearned) {
     fail(ErrorCode::kBadArgument, "{}: the scorer {} takes no file; only learned does", where, parts.scorer);
   }
   if (parts.has_file) tokens.scorer_file = parts.scorer_file;
-  if (tokens.scorer == ScorerKind::kLearned && tokens.scorer_file.empty()) {
-    fail(ErrorCode::kBadArgument, "{}: the scorer learned needs its file: {}:learned=FILE", where,
-         printable(parts.base));
+  const bool no_file = tokens.scorer == ScorerKind::kLearned && tokens.scorer_file.empty();
+  if (no_file && !parts.has_file) tokens.scorer_file = shipped_scorers(model);
+  if (no_file && tokens.scorer_file.empty()) {
+    fail(ErrorCode::kBadArgument,
+         "{}: the scorer learned needs its file, and none came with winnow for {}: {}:learned=FILE", where,
+         model.name.empty() ? "this model" : printable(model.name), printable(parts.base));
   }
 }
 
@@ -244,7 +267,7 @@ Policy parse_policy(const std::string& text, const ModelFacts& model) {
   const PolicyText parts = split(terms.tokens);
   Policy policy = preset_or_file(parts.base, model);
   const bool names_scorer = parts.base.size() < terms.tokens.size();  // also "keep08:", whose scorer is ""
-  if (names_scorer) set_scorer(policy.tokens, parts, text);
+  if (names_scorer) set_scorer(policy.tokens, parts, text, model);
   if (terms.attention) policy.attention = *terms.attention;
   policy.name = text;
   if (model.layers > 0) check_policy(policy, model, parts.base);

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "sparsity/policy.h"
+#include "eval/text_random.h"
 #include "train/mlp.h"
 #include "train/model_pass.h"
 #include "train/scorer_loss.h"
@@ -34,7 +34,6 @@ struct EndToEndSettings {
          noise = 0.5;  // noise: scale of the logistic noise, in units of the scores' spread, falling to 0
   double scores_weight = 0.1;  // of the squares and ranking terms against the dense model's targets
   ScoreLossWeights score_loss;
-  TokenPolicy policy;  // stages, keep ratios, protected tokens
   std::uint64_t seed = 0;
 };
 
@@ -52,9 +51,12 @@ class EndToEnd {
   EndToEnd(ModelPass& pass, const EndToEndSettings& settings, const SampleSettings& samples);
   ~EndToEnd();
 
+  static void check_loss(double loss, std::int64_t step);  // Error(kUnsupported) naming the step
+
   // One step on. Error(kUnsupported) naming the step when the loss is not finite; the state is then
   // unchanged. Gives the loss of the window.
   double step(EndToEndState& state, const TrainingWindow& window);
+  // Not a number when a scorer gives scores that are not.
   double validate(const std::map<std::int64_t, Mlp>& scorers, const std::vector<TrainingWindow>& windows);
 
  private:
@@ -62,8 +64,8 @@ class EndToEnd {
 
   double run(const std::map<std::int64_t, Mlp>& scorers, const TrainingWindow& window, double noise,
              std::uint64_t seed, bool gradient);
-  void decide(const Mlp& scorer, const TrainingWindow& window, std::int64_t stage, std::vector<float> rows,
-              double noise, std::uint64_t seed);
+  std::vector<std::vector<float>> mask_gradients() const;  // of the last run, by stage, [tokens]
+  std::vector<std::int64_t> decide(StageRun& run, const Mlp& scorer, double noise, TextRandom& random);
 
   ModelPass& pass_;
   EndToEndSettings settings_;

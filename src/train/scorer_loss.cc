@@ -22,7 +22,7 @@ std::vector<double> ranks(std::span<const float> values) {
   const std::vector<std::int64_t> order = order_of(values);
   std::vector<double> result(values.size());
   for (std::size_t begin = 0; begin < order.size();) {
-    std::size_t end = begin;
+    std::size_t end = begin + 1;
     while (end < order.size() && values[order[end]] == values[order[begin]]) ++end;
     for (std::size_t i = begin; i < end; ++i) result[order[i]] = static_cast<double>(begin + end - 1) / 2;
     begin = end;

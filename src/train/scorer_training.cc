@@ -84,6 +84,13 @@ void ScorerTraining::normalise(const ScorerState& state) {
   normalised_ = true;
 }
 
+void ScorerTraining::check_loss(double loss, std::int64_t epoch, std::size_t step) const {
+  if (std::isfinite(loss)) return;
+  fail(ErrorCode::kUnsupported,
+       "stage {}: the loss is not finite in epoch {}, step {}: lower --rate; the last checkpoint is kept",
+       stage_, epoch + 1, step);
+}
+
 EpochLosses ScorerTraining::run_epoch(ScorerState& state) {
   normalise(state);
   ScorerState next = state;
@@ -112,15 +119,13 @@ EpochLosses ScorerTraining::run_epoch(ScorerState& state) {
       losses.training.rank += loss.rank / static_cast<double>(order.size());
       total += loss.squares + loss.rank;
     }
-    if (!std::isfinite(total)) {
-      fail(ErrorCode::kUnsupported,
-           "stage {}: the loss is not finite in epoch {}, step {}: lower --rate; the last checkpoint is kept",
-           stage_, state.epoch + 1, begin / static_cast<std::size_t>(settings_.windows_of_batch) + 1);
-    }
+    check_loss(total, state.epoch, begin / static_cast<std::size_t>(settings_.windows_of_batch) + 1);
     next.adam.step(next.mlp.parameters, gradient, static_cast<float>(rate),
                    static_cast<float>(settings_.decay));
   }
   const EpochLosses validation = validate(next, next.mlp);
+  check_loss(validation.validation_lost, state.epoch,
+             (order.size() - 1) / static_cast<std::size_t>(settings_.windows_of_batch) + 1);
   losses.validation_lost = validation.validation_lost;
   losses.validation_correlation = validation.validation_correlation;
   ++next.epoch;
@@ -143,8 +148,12 @@ EpochLosses ScorerTraining::validate(const ScorerState& state, const Mlp& mlp) {
   EpochLosses losses;
   for (const StageSamples& window : validation_) {
     const std::span<const float> scores = pass_.forward(mlp, window.inputs);
+    for (const float score : scores) {
+      if (!std::isfinite(score)) losses.validation_lost = NAN;
+    }
     std::vector<float> mass;
-    for (const float target : window.targets) mass.push_back(std::exp(target));
+    for (const float target : window.targets)
+      mass.push_back(std::max(0.0f, std::exp(target) - static_cast<float>(kTargetFloor)));
     losses.validation_lost +=
         (1 - mass_kept(scores, mass, settings_.keep)) / static_cast<double>(validation_.size());
     losses.validation_correlation +=

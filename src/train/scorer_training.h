@@ -58,6 +58,7 @@ class ScorerTraining {
 
  private:
   void normalise(const ScorerState& state);
+  void check_loss(double loss, std::int64_t epoch, std::size_t step) const;
 
   ScorerTrainingSettings settings_;
   std::int64_t stage_, inputs_, inner_;

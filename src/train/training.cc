@@ -35,20 +35,18 @@ SampleSettings sample_settings(const TrainingSettings& settings, const Architect
     const std::int64_t first = std::max<std::int64_t>(0, stage.layer - settings.attention_layers);
     for (std::int64_t layer = first; settings.attention_inputs && layer < stage.layer; ++layer)
       inputs.attention_layers.push_back(layer);
-    samples.stages.push_back(stage.layer);
     samples.inputs.emplace(stage.layer, std::move(inputs));
   }
   samples.target = settings.target;
   samples.tokens_of_window = settings.tokens_of_window;
-  samples.protect_head = settings.policy.protect_head;
-  samples.protect_tail = settings.policy.protect_tail_share;
+  samples.policy = settings.policy;
   return samples;
 }
 
 json identity_of(const TrainingSettings& s, const Engine& engine, const TrainingWindows& windows) {
   json stages = json::array();
   for (const Stage& stage : s.policy.stages) stages.push_back({stage.layer, stage.keep});
-  return {{"version", 1},
+  return {{"version", 2},
           {"model", fmt::format("{:016x}", engine.source().content_hash())},
           {"precision", engine.backend().precision() == Precision::kBF16 ? "bf16" : "f32"},
           {"data", windows.identity()},
@@ -86,7 +84,6 @@ Training::Training(const Engine& engine, TrainingSettings settings, std::vector<
     fail(ErrorCode::kUnsupported, "scorers need a hidden size of 4 or more, {} has {}", engine.arch().name,
          engine.arch().model_dim);
   settings_.scorers.seed = settings_.end_to_end.seed = settings_.seed;
-  settings_.end_to_end.policy = settings_.policy;
   settings_.scorers.keep = settings_.policy.stages.front().keep;
   identity_ = identity_of(settings_, engine, windows_);
   description_.model_name = engine.arch().name;
@@ -131,6 +128,10 @@ ModelPass& Training::model_pass(bool gradients) {
 }
 
 bool Training::run(const TrainingCallbacks& callbacks) {
+  if (fs::exists(settings_.output) && !fs::is_regular_file(settings_.output)) {
+    fail(ErrorCode::kIo, "{}: no plain file; the parts of a run are kept in a folder beside it",
+         settings_.output);
+  }
   prepare_folder();
   check_writable(settings_.output);
   report_ = {
@@ -187,8 +188,9 @@ ScorerTraining Training::stage_training(std::int64_t stage) const {
 
 bool Training::train_scorers(const TrainingCallbacks& callbacks) {
   std::map<std::int64_t, Mlp> scorers;
-  for (std::size_t i = 0; i < samples_.stages.size(); ++i) {
-    const std::int64_t stage = samples_.stages[i];
+  const std::vector<std::int64_t> stages = samples_.stages();
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    const std::int64_t stage = stages[i];
     const std::int64_t columns =
         samples_.inputs.at(stage).columns(description_.heads, description_.model_dim);
     const std::string path = file(fmt::format("scorer-{}.safetensors", stage));
@@ -201,7 +203,7 @@ bool Training::train_scorers(const TrainingCallbacks& callbacks) {
       while (!state->finished) {
         if (callbacks.cancelled && callbacks.cancelled()) return false;
         if (callbacks.progress) {
-          callbacks.progress(static_cast<double>(i) / static_cast<double>(samples_.stages.size()),
+          callbacks.progress(static_cast<double>(i) / static_cast<double>(stages.size()),
                              fmt::format("stage {} epoch {}", stage, state->epoch + 1));
         }
         training.run_epoch(*state);
@@ -237,6 +239,7 @@ bool Training::train_end_to_end(const TrainingCallbacks& callbacks) {
   EndToEnd training(model_pass(true), settings_.end_to_end, samples_);
   const auto measure = [&] {
     const double loss = training.validate(state.scorers, validation);
+    EndToEnd::check_loss(loss, state.step);
     state.curve.push_back(fmt::format("end to end step {}: validation {} {:.5f}", state.step,
                                       settings_.end_to_end.loss == EndToEndLoss::kKl ? "KL" : "CE", loss));
     if (callbacks.log) callbacks.log(state.curve.back());

@@ -1,5 +1,6 @@
 #include <signal.h>
 
+#include "cli/kill_when.h"
 #include "cli/program.h"
 
 namespace winnow::cli_test {
@@ -75,25 +76,6 @@ std::vector<json> journal_samples(const std::string& path) {
     if (one.is_object() && one.contains("sample")) samples.push_back(one["sample"]);
   }
   return samples;
-}
-
-// Starts the program and kills it as soon as `enough()`.
-template <class Enough>
-void kill_when(std::vector<std::string> arguments, Enough enough) {
-  arguments.insert(arguments.begin(), WINNOW_PROGRAM);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t files;
-  posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t child = -1;
-  const int failed = ::posix_spawn(&child, WINNOW_PROGRAM, &files, nullptr, argv.data(), ::environ);
-  posix_spawn_file_actions_destroy(&files);
-  ASSERT_EQ(failed, 0);
-  while (!enough() && ::waitpid(child, nullptr, WNOHANG) == 0) ::usleep(1000);
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
 }
 
 TEST_F(EvalTest, AJournalIsContinued) {
