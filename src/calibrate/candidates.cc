@@ -18,8 +18,8 @@ constexpr double kReserve = 1.25;
 struct Keeps {
   double early, first, middle;
 };
-constexpr Keeps kLadder[] = {{0.85, 0.65, 1},    {0.80, 0.55, 1},    {0.75, 0.55, 0.45}, {0.62, 0.44, 0.32},
-                             {0.55, 0.36, 0.26}, {0.48, 0.28, 0.20}, {0.40, 0.22, 0.14}};
+constexpr Keeps kLadder[] = {{0.85, 0.65, 1},    {0.80, 0.57, 0.50}, {0.75, 0.50, 0.41}, {0.62, 0.42, 0.32},
+                             {0.55, 0.35, 0.26}, {0.48, 0.28, 0.20}, {0.40, 0.22, 0.14}};
 constexpr double kQuota = 0.5;
 
 class StageList {
@@ -90,7 +90,7 @@ std::vector<TokenPolicy> token_candidates(const RetrievalSignal& signal) {
   std::vector<TokenPolicy> candidates;
   if (!places.first) return candidates;
   const std::int64_t first = *places.first;
-  const std::int64_t middle = first + (signal.layers - first) * 45 / 100;
+  const std::int64_t middle = first + (signal.layers - first) / 2;
   for (const Keeps& keeps : kLadder) {
     StageList stages(signal);
     if (places.early) stages.add(*places.early, keeps.early, kVague);

@@ -111,6 +111,7 @@ class WindowItem final : public Item {
     dense_ = std::move(logits);
     dense_sample_ = kept.sample;
     without_context_ = kept.without_context;
+    dense_ce_ = mean_cross_entropy(*dense_, continuation_);
     return true;
   }
 
@@ -122,6 +123,7 @@ class WindowItem final : public Item {
     if (!without) return false;
     without_context_ = *without;
     dense_ = std::move(logits);
+    dense_ce_ = mean_cross_entropy(*dense_, continuation_);
     if (kept_ != nullptr) *kept_ = std::make_unique<DenseResult>(*dense_, dense_sample_, without_context_);
     return true;
   }
@@ -158,7 +160,7 @@ class WindowItem final : public Item {
       same.add(top1(dense_->row(i)) == top1(logits.row(i)) ? 1 : 0);
     }
     sample.values = {{"ce", mean_cross_entropy(logits, continuation_)},
-                     {"ce_dense", mean_cross_entropy(*dense_, continuation_)},
+                     {"ce_dense", dense_ce_},
                      {"ce_without_context", without_context_},
                      {"kl", kl.mean()},
                      {"top1", same.mean()}};
@@ -208,7 +210,7 @@ class WindowItem final : public Item {
   Tokens context_, continuation_, whole_;
   std::optional<Continuation> dense_;
   Sample dense_sample_;
-  double without_context_ = 0;
+  double without_context_ = 0, dense_ce_ = 0;
   std::optional<Oracle> oracle_;
   std::optional<LogitFile> half_file_;  // the dense logits of the second half, made when first needed
   bool dense_half_ = false;

@@ -42,12 +42,18 @@ double cross_entropy(std::span<const float> logits, std::int64_t target) {
 
 double kl_divergence(std::span<const float> p_logits, std::span<const float> q_logits) {
   check(p_logits.size() == q_logits.size(), "kl_divergence: two distributions of one vocabulary");
-  const LogNorm p_norm(p_logits), q_norm(q_logits);
-  double kl = 0;
+  // sum p (ln p - ln q) = mean under p of (p's logit - q's logit) - ln Z_p + ln Z_q, each logit less its
+  // highest.
+  const LogNorm q_norm(q_logits);
+  const double highest = *std::max_element(p_logits.begin(), p_logits.end());
+  double sum = 0, weighted = 0;
   for (std::size_t i = 0; i < p_logits.size(); ++i) {
-    const double log_p = p_norm.log_probability(p_logits[i]), p = std::exp(log_p);
-    if (p != 0) kl += p * (log_p - q_norm.log_probability(q_logits[i]));  // 0 log 0 = 0
+    const double p = std::exp(p_logits[i] - highest);
+    if (p == 0) continue;  // 0 log 0 = 0
+    sum += p;
+    weighted += p * ((p_logits[i] - highest) - (q_logits[i] - q_norm.highest));
   }
+  const double kl = weighted / sum - std::log(sum) + q_norm.log_sum;
   return kl < 0 ? 0 : kl;  // rounding; a NaN stays one
 }
 
