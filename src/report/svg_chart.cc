@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "report/html.h"
 
@@ -103,19 +104,41 @@ std::string axes(const Scale& x, const Scale& y, const ChartOptions& options, do
   return out;
 }
 
+// Names of points: one that would lie on another is left out, and stands in the point's tooltip alone.
+class PointLabels {
+ public:
+  std::string place(double x, double y, const std::string& label) {
+    const double width = 6.0 * static_cast<double>(label.size());
+    const bool at_right = x + kGap + width > kWidth;
+    const Box box{at_right ? x - kGap - width : x + kGap, y - 5};
+    for (const auto& [other, other_width] : placed_) {
+      if (std::abs(box.y - other.y) < kLine && box.x < other.x + other_width && other.x < box.x + width)
+        return "";
+    }
+    placed_.emplace_back(box, width);
+    return text(at_right ? x - kGap : x + kGap, box.y, at_right ? "end" : "start", label, "mark");
+  }
+
+ private:
+  static constexpr double kGap = 7, kLine = 12;
+  struct Box {
+    double x, y;  // left end of the base line
+  };
+  std::vector<std::pair<Box, double>> placed_;
+};
+
 std::string series_svg(const ChartSeries& series, int colour, const Scale& x, const Scale& y,
-                       const ChartOptions& options) {
+                       const ChartOptions& options, PointLabels& labels) {
   std::string path, marks;
   for (const ChartPoint& point : series.points) {
     if (!shown(point, options)) continue;
     const double px = x.at(point.x), py = y.at(point.y);
     path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", px, py);
-    marks += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"><title>{}: {}, {}</title></circle>",
-                         px, py, options.lines ? 3 : 4.5, escape(series.name), short_number(point.x),
-                         short_number(point.y));
-    const bool at_right = px > kWidth - 120;
-    if (!point.label.empty())
-      marks += text(px + (at_right ? -7 : 7), py - 5, at_right ? "end" : "start", point.label, "mark");
+    marks +=
+        fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"><title>{}{}{}: {}, {}</title></circle>", px,
+                    py, options.lines ? 3 : 4.5, escape(series.name), point.label.empty() ? "" : ", ",
+                    escape(point.label), short_number(point.x), short_number(point.y));
+    if (!point.label.empty()) marks += labels.place(px, py, point.label);
   }
   std::string out = fmt::format("<g class=\"c{}\">", colour % kColours);
   if (options.lines) out += fmt::format("<path d=\"{}\"/>", path);
@@ -174,8 +197,9 @@ std::string line_chart(const std::vector<ChartSeries>& series, const ChartOption
   const Scale y(low, options.log_y ? y_range->high : y_range->high + 0.06 * (y_range->high - low), bottom,
                 kTop, options.log_y);
   std::string out = open_svg(kHeight + below + 6, options.title) + axes(x, y, options, bottom);
+  PointLabels labels;
   for (std::size_t i = 0; i < series.size(); ++i)
-    out += series_svg(series[i], static_cast<int>(i), x, y, options);
+    out += series_svg(series[i], static_cast<int>(i), x, y, options, labels);
   return out + legend(series, kHeight + 12) + "</svg>";
 }
 
