@@ -99,7 +99,11 @@ class Session::Step {
     for (Session* session : sessions_) {
       LayerKv& kv = session->kv_[index];
       kv.positions.push_back(session->next_rope_position(kv));
-      ++kv.rows;
+      const std::int64_t row = kv.rows++;
+      // Its rank may compute selected blocks alone: counted in full.
+      count_work(
+          *session,
+          {.q = {}, .query_rows = {&row, 1}, .kv = &kv, .out = {}, .window = session->layer(index).window()});
     }
   }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <numeric>
 #include <string>
 #include <thread>
 
@@ -157,6 +158,10 @@ void Engine::load(const EngineOptions& options) {
   }
   if (!random_) tokenizer_ = open_tokenizer(options.model);
   weights_ = load_weights(*source_, arch_, part(), *backend_, options.progress);
+  if (ranks_) {  // what a decoded token reads, it reads on all of them
+    const auto each = ranks_->gather(weights_.decode_bytes);
+    weights_.decode_bytes = std::accumulate(each.begin(), each.end(), std::int64_t{0});
+  }
   workspace_ = std::make_unique<Workspace>(part_arch_, *backend_, backend_->chunk_rows());
   measure_costs_ = options.attention_costs;
   costs_ = std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());
