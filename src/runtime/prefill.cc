@@ -135,7 +135,7 @@ bool Session::run_layers(Turn& turn) {
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
-    if (turn.options.cancelled && agreed(turn.options.cancelled())) return false;
+    if (cancelled(turn.options)) return false;
     if (turn.options.progress)
       turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
     if (turn.stage_at(i)) prune(turn, *turn.next_stage++);

@@ -52,13 +52,14 @@ EngineOptions options_from(const json& command) {
   return options;
 }
 
-// Whatever a caller on rank 0 wants to be told, the others must take part in.
-PrefillOptions options_of(const json& command) {
+// Whatever a caller on rank 0 wants to be told, the others must take part in. `cancelled`: as
+// PrefillOptions'.
+PrefillOptions options_of(const json& command, std::function<bool()> cancelled) {
   PrefillOptions options;
   options.reserve_tokens = command.at("reserve");
   options.all_logits_from = command.at("from");
   if (command.at("all_logits")) options.all_logits = [](std::int64_t, const MatrixView&) {};
-  if (command.at("cancellable")) options.cancelled = [] { return false; };
+  if (command.at("cancellable")) options.cancelled = std::move(cancelled);
   if (command.at("scored")) {
     options.stage_scores = [](std::int64_t, std::span<const std::int32_t>, std::span<float>) {};
   }
@@ -74,18 +75,20 @@ class Follower {
  public:
   explicit Follower(std::shared_ptr<Communicator> ranks) : ranks_(std::move(ranks)) {}
 
-  void run() {
+  void run() { obey_until("leave"); }
+
+ private:
+  json obey_until(const char* last) {
     for (;;) {
       std::vector<std::uint8_t> bytes;
       ranks_->share(bytes);
-      const json command = json::from_cbor(bytes);
-      if (command.at("do") == "leave") return;
+      json command = json::from_cbor(bytes);
       for (const std::int64_t session : command.at("dropped")) sessions_.erase(session);
+      if (command.at("do") == last) return command;
       obey(command);
     }
   }
 
- private:
   void obey(const json& command) {
     const std::string what = command.at("do");
     if (what == "open") {
@@ -103,7 +106,10 @@ class Follower {
       session(command.at("session")).cut_to(command.at("tokens"));
     } else if (what == "prefill") {
       const Policy policy = policy_from_json(command.at("policy"), "rank 0");
-      session(command.at("session")).prefill(from_binary(command.at("tokens")), policy, options_of(command));
+      // Between two layers rank 0 may have other sessions decode.
+      const auto cancelled = [this] { return obey_until("go_on").at("stop").get<bool>(); };
+      session(command.at("session"))
+          .prefill(from_binary(command.at("tokens")), policy, options_of(command, cancelled));
     } else if (what == "decode") {
       std::vector<Session*> sessions;
       for (const std::int64_t number : command.at("sessions")) sessions.push_back(&session(number));
@@ -139,7 +145,7 @@ void Leader::send(const json& command) {
   json full = command;
   {
     const std::lock_guard lock(mutex_);
-    full["dropped"] = std::exchange(dropped_, {});
+    full["dropped"] = std::exchange(dropped_, std::vector<std::int64_t>());
   }
   send_to_followers(ranks_, full);
 }
@@ -176,6 +182,8 @@ void Leader::prefill(std::int64_t session, std::span<const TokenId> tokens, cons
         {"scored", static_cast<bool>(options.stage_scores)}});
 }
 
+void Leader::go_on(bool stop) { send({{"do", "go_on"}, {"stop", stop}}); }
+
 void Leader::decode(std::span<const std::int64_t> sessions, std::span<const TokenId> tokens) {
   send({{"do", "decode"},
         {"sessions", std::vector<std::int64_t>(sessions.begin(), sessions.end())},
@@ -193,7 +201,7 @@ void follow(const std::shared_ptr<Communicator>& ranks) {
 
 void dismiss_followers(Communicator& ranks) noexcept {
   try {
-    send_to_followers(ranks, {{"do", "leave"}});
+    send_to_followers(ranks, {{"do", "leave"}, {"dropped", json::array()}});
   } catch (const std::exception&) {  // they have stopped already
   }
 }

@@ -33,6 +33,8 @@ class Leader {
   void cut_session(std::int64_t session, std::int64_t tokens);
   void prefill(std::int64_t session, std::span<const TokenId> tokens, const Policy& policy,
                const PrefillOptions& options);
+  // Between two layers of a prompt that can be cancelled: whether it was.
+  void go_on(bool stop);
   void decode(std::span<const std::int64_t> sessions, std::span<const TokenId> tokens);
 
  private:

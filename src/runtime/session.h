@@ -101,9 +101,9 @@ class Session {
   void count_work(const Turn& turn, const BlockRecord& record);
   void log_gate();
   const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);
-  // What all ranks agree on (session_ranks.cc): what rank 0 was asked for, or measured; what a layer's rank
+  // What all ranks agree on (session_ranks.cc): what rank 0 was told, or measured; what a layer's rank
   // did. hand_over(): hidden states go to the rank that has `layer` from that of the layer before.
-  bool agreed(bool asked) const;
+  bool cancelled(const PrefillOptions& options) const;
   std::optional<AttentionCosts> common_costs(const AttentionPolicy& attention) const;
   void hand_over(const MatrixView& hidden, std::int64_t layer) const;
   BlockRecord common_record(BlockRecord record) const;

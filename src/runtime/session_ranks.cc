@@ -1,13 +1,16 @@
 // Session: what the ranks of an engine agree on while they run the same call. Alone, nothing.
 #include <algorithm>
 
+#include "runtime/ranks.h"
 #include "runtime/session.h"
 
 namespace winnow {
 
-bool Session::agreed(bool asked) const {
-  if (engine_.ranks() != nullptr) engine_.ranks()->share(asked);
-  return asked;
+bool Session::cancelled(const PrefillOptions& options) const {
+  if (!options.cancelled) return false;
+  const bool stop = options.cancelled();
+  if (Leader* leader = engine_.leader()) leader->go_on(stop);
+  return stop;
 }
 
 std::optional<AttentionCosts> Session::common_costs(const AttentionPolicy& attention) const {

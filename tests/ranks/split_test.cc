@@ -201,6 +201,24 @@ TEST_P(SplitModel, ACancelledPromptLeavesNoTrace) {
   compare(alone, shared, tokens, Policy{});
 }
 
+TEST_P(SplitModel, OtherSessionsDecodeBetweenLayers) {
+  const auto last_logits = [&](const Engine& e) {
+    Session answering(e), reading(e);
+    EXPECT_TRUE(answering.prefill(some_tokens(30, 2), Policy{}, {}));
+    PrefillOptions options;
+    options.cancelled = [&] {
+      answering.decode(9);
+      const Session passing(e);  // and come and go
+      return false;
+    };
+    EXPECT_TRUE(reading.prefill(some_tokens(40), Policy{}, options));
+    std::vector<float> logits(answering.logits().begin(), answering.logits().end());
+    logits.insert(logits.end(), reading.logits().begin(), reading.logits().end());
+    return logits;
+  };
+  expect_near(last_logits(*many_), last_logits(*one_), tolerance());
+}
+
 TEST_P(SplitModel, WhatNeedsAllOfTheAttentionIsRefused) {
   Session shared(*many_);
   PrefillOptions options;
