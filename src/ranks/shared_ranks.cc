@@ -118,7 +118,9 @@ class SharedCommunicator final : public Communicator {
     constexpr std::chrono::microseconds kYielding(3000), kNap(100);
     for (int i = 0; i < kSpins; ++i) {
       if (!waiting()) return;
+#if defined(__x86_64__)
       __builtin_ia32_pause();
+#endif
     }
     const auto start = std::chrono::steady_clock::now();
     for (int turn = 0; waiting(); ++turn) {
