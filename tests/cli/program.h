@@ -62,6 +62,10 @@ inline Result run_program(std::vector<std::string> arguments, const std::string&
   posix_spawn_file_actions_addopen(&files, STDERR_FILENO, scratch.file("err").c_str(), O_WRONLY | O_CREAT,
                                    0600);
   arguments.insert(arguments.begin(), WINNOW_PROGRAM);
+  // A program under the thread sanitizer needs its list of false reports (tests/tsan.supp) wherever it runs.
+  const char* sanitizer = std::getenv("TSAN_OPTIONS");
+  if (!environment.empty() && sanitizer != nullptr)
+    environment.push_back(std::string("TSAN_OPTIONS=") + sanitizer);
   std::vector<char*> argv, envp;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   for (std::string& variable : environment) envp.push_back(variable.data());
