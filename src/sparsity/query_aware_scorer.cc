@@ -57,14 +57,14 @@ class QueryAwareScorer final : public Scorer {
     const std::vector<float> rows = input_rows(stage.inputs, input, tokens);
     const std::int64_t chunk = std::min(tokens, kChunkRows);
     const Buffer x = backend_.allocate(chunk * dtype_bytes(DType::kF32, columns));
-    const Buffer narrow =
-        backend_.allocate(chunk * dtype_bytes(backend_.compute_dtype(), columns + stage.inner));
+    const Buffer narrow = backend_.allocate(chunk * dtype_bytes(backend_.compute_dtype(), columns));
+    const Buffer inner = backend_.allocate(chunk * dtype_bytes(backend_.compute_dtype(), stage.inner));
     const Buffer result = backend_.allocate(chunk * dtype_bytes(DType::kF32, 1));
     for (std::int64_t begin = 0; begin < tokens; begin += kChunkRows) {
       const std::int64_t count = std::min(kChunkRows, tokens - begin);
       const MatrixView wide{x.as<>(), DType::kF32, count, columns};
       backend_.upload(rows.data() + begin * columns, wide.data, count * wide.row_bytes());
-      score_chunk(stage, wide, narrow, {result.as<>(), DType::kF32, count, 1});
+      score_chunk(stage, wide, narrow, inner, {result.as<>(), DType::kF32, count, 1});
       backend_.download(result.as<>(), &scores[static_cast<std::size_t>(begin)],
                         dtype_bytes(DType::kF32, count));
     }
@@ -120,10 +120,10 @@ class QueryAwareScorer final : public Scorer {
   }
 
   void score_chunk(const StageMlp& stage, const MatrixView& wide, const Buffer& narrow,
-                   const MatrixView& scores) {
+                   const Buffer& inner_buffer, const MatrixView& scores) {
     const DType compute = backend_.compute_dtype();
     const MatrixView x{narrow.as<>(), compute, wide.rows, wide.cols};
-    const MatrixView inner{narrow.as<std::byte>() + x.rows * x.row_bytes(), compute, wide.rows, stage.inner};
+    const MatrixView inner{inner_buffer.as<>(), compute, wide.rows, stage.inner};
     backend_.convert(wide, x);
     backend_.linear(
         {.x = x, .weight = stage.mlp.fc1.weight.get(), .bias = stage.mlp.fc1.bias.as<float>(), .y = inner});
