@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "core/byte_reader.h"
@@ -98,12 +100,11 @@ std::vector<PieceType> read_types(const GgufFile& file, std::size_t tokens) {
   return types;
 }
 
-std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key, const TokenizerSpec& spec) {
+std::optional<TokenId> find_token_id(const GgufFile& file, std::string_view key, std::int64_t tokens) {
   const auto id = file.find_integer(key);
   if (!id) return std::nullopt;
-  if (*id < 0 || *id >= spec.vocabulary->size()) {
-    fail(ErrorCode::kBadFormat, "{}: {} is {}, but there are {} tokens", file.path(), key, *id,
-         spec.vocabulary->size());
+  if (*id < 0 || *id >= tokens) {
+    fail(ErrorCode::kBadFormat, "{}: {} is {}, but there are {} tokens", file.path(), key, *id, tokens);
   }
   return static_cast<TokenId>(*id);
 }
@@ -138,6 +139,13 @@ void read_byte_level(const GgufFile& file, TokenizerSpec& spec) {
   }
 }
 
+// Gemma's files give the unknown token a control token's type; its key says which one it is.
+void mark_unknown(const GgufFile& file, std::vector<PieceType>& types) {
+  if (std::ranges::count(types, PieceType::kUnknown) > 0) return;
+  const auto id = find_token_id(file, "tokenizer.ggml.unknown_token_id", std::ssize(types));
+  if (id) types[static_cast<std::size_t>(*id)] = PieceType::kUnknown;
+}
+
 // "llama": SentencePiece BPE; tokenizer.ggml.pre says nothing about it.
 void read_scored_pieces(const GgufFile& file, TokenizerSpec& spec) {
   if (file.find_boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false)) {
@@ -153,6 +161,7 @@ void read_scored_pieces(const GgufFile& file, TokenizerSpec& spec) {
   SentencePieces pieces{.spellings = {tokens.begin(), tokens.end()},
                         .scores = {scores.begin(), scores.end()},
                         .types = read_types(file, tokens.size())};
+  mark_unknown(file, pieces.types);
   add_sentence_pieces(std::move(pieces), file.find_boolean("tokenizer.ggml.add_space_prefix").value_or(true),
                       spec);
 }
@@ -173,8 +182,9 @@ TokenizerSpec spec_from_gguf(const GgufFile& file) {
          "{}: tokenizer.ggml.model is '{}'; winnow knows gpt2 (byte-level BPE) and llama (SentencePiece BPE)",
          file.path(), printable(model));
   }
-  spec.begin_of_text = find_token_id(file, "tokenizer.ggml.bos_token_id", spec);
-  spec.end_of_text = find_token_id(file, "tokenizer.ggml.eos_token_id", spec);
+  const std::int64_t tokens = spec.vocabulary->size();
+  spec.begin_of_text = find_token_id(file, "tokenizer.ggml.bos_token_id", tokens);
+  spec.end_of_text = find_token_id(file, "tokenizer.ggml.eos_token_id", tokens);
   // A SentencePiece file that does not say means a text to begin so.
   if (file.find_boolean(kAddBegin).value_or(sentence_pieces && spec.begin_of_text)) {
     spec.prefix.push_back(required(spec.begin_of_text, file, kAddBegin, "tokenizer.ggml.bos_token_id"));
@@ -182,7 +192,7 @@ TokenizerSpec spec_from_gguf(const GgufFile& file) {
   if (file.find_boolean(kAddEnd).value_or(false)) {
     spec.suffix.push_back(required(spec.end_of_text, file, kAddEnd, "tokenizer.ggml.eos_token_id"));
   }
-  for (const auto id : {spec.end_of_text, find_token_id(file, "tokenizer.ggml.eot_token_id", spec)}) {
+  for (const auto id : {spec.end_of_text, find_token_id(file, "tokenizer.ggml.eot_token_id", tokens)}) {
     if (id) spec.stop_tokens.push_back(*id);
   }
   if (const auto text = file.find_string("tokenizer.chat_template")) spec.chat_template = std::string(*text);

@@ -151,6 +151,27 @@ TEST(TokenizerGgufLlama, SameIdsAsTheModelFile) {
   }
 }
 
+// As Gemma's files have it: the type of a control token.
+TEST(TokenizerGgufLlama, AKeyNamesTheUnknownToken) {
+  SpModel model;
+  model.add("a", 0);
+  SpGguf gguf(model.pieces);
+  const auto named = [](std::int64_t id) {
+    return [id](GgufBytes& file) {
+      file.put_integer("tokenizer.ggml.unknown_token_id", id);
+      file.put_boolean("tokenizer.ggml.add_space_prefix", false);
+    };
+  };
+  gguf.more = named(0);
+  const auto typed = gguf.open()->encode("a?", true);
+  EXPECT_EQ(typed.back(), 0);
+  gguf.types[0] = static_cast<std::int32_t>(PieceType::kControl);
+  EXPECT_EQ(gguf.open()->encode("a?", true), typed);
+  gguf.more = named(4);
+  EXPECT_EQ(gguf.error(ErrorCode::kBadFormat),
+            "some.gguf: tokenizer.ggml.unknown_token_id is 4, but there are 4 tokens");
+}
+
 TEST(TokenizerGgufLlama, EndsOfTexts) {
   SpModel model;
   model.add("a", 0);
