@@ -22,7 +22,7 @@ fs::path own_file() {
   if (::dladdr(reinterpret_cast<const void*>(&data_folders), &info) == 0 || info.dli_fname == nullptr)
     return program;
   const fs::path file = fs::canonical(info.dli_fname, error);  // a program's name may be anything
-  return error || file.string().find(".so") == std::string::npos ? program : file;
+  return error || file.filename().string().find(".so") == std::string::npos ? program : file;
 }
 
 }  // namespace
@@ -35,8 +35,6 @@ std::vector<std::string> data_folders() {
   for (int level = 0; level < kLevels; ++level, folder = folder.parent_path()) {
     folders.push_back((folder / "share" / "winnow").string());
   }
-  folders.push_back(WINNOW_SOURCE_DIR "/data");
-  folders.push_back(WINNOW_SOURCE_DIR);
   return folders;
 }
 

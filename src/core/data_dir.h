@@ -6,9 +6,9 @@
 
 namespace winnow {
 
-// Folders that hold winnow's data, in the order they are searched: $WINNOW_DATA_DIR alone if it is set;
-// otherwise ../share/winnow beside the program's folder (installed), then the source tree the program was
-// configured from (its data/ folder, then the tree itself, which has policies/).
+// Folders that may hold winnow's data, in the order they are searched: $WINNOW_DATA_DIR alone if it is set;
+// otherwise share/winnow in the folder of the program (or of the shared library this code is in), and in the
+// two above it. An installed tree has it there, and so has a build tree.
 std::vector<std::string> data_folders();
 
 // The path of a data file or folder, "texts" or "policies/x.json". Error(kIo) names every place searched.

@@ -28,7 +28,7 @@ class DataDirTest : public testing::Test {
   std::string before_;
 };
 
-TEST_F(DataDirTest, TheSourceTreeHasTextsAndPolicies) {
+TEST_F(DataDirTest, TheBuildTreeHasTextsAndPolicies) {
   EXPECT_TRUE(std::filesystem::is_regular_file(find_data("texts/kjv.txt")));
   EXPECT_TRUE(std::filesystem::is_directory(find_data("policies")));
 }
