@@ -14,7 +14,7 @@ function(winnow_target_options target)
   endif()
 endfunction()
 
-# What is installed: no path of this machine is in a message.
+# What is installed: nothing but the C interface is visible in the shared library, and no path of this machine is in a message.
 function(winnow_installed_code target)
   set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>)
@@ -34,6 +34,8 @@ function(winnow_library name)
   endif()
   add_library(winnow_${name} STATIC ${sources})
   winnow_target_options(winnow_${name})
+  winnow_installed_code(winnow_${name})
+  set_target_properties(winnow_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_link_libraries(winnow_${name} PUBLIC ${ARGN})
 endfunction()
 

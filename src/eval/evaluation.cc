@@ -113,7 +113,9 @@ Evaluation::Evaluation(const Engine& engine, EvaluationSettings settings)
 }
 
 void Evaluation::add_policies() {
-  for (const EvalPolicy& policy : parse_eval_policies(settings_.policies, engine_.facts())) {
+  std::vector<EvalPolicy> asked = parse_eval_policies(settings_.policies, engine_.facts());
+  asked.insert(asked.end(), settings_.parsed_policies.begin(), settings_.parsed_policies.end());
+  for (const EvalPolicy& policy : asked) {
     policies_.push_back(policy);
     if (policy.dense()) continue;  // nothing to vary, and there for comparison
     for (const std::string& ablation : settings_.ablations) {

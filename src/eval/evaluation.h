@@ -17,8 +17,9 @@
 namespace winnow {
 
 struct EvaluationSettings {
-  std::vector<std::string> tasks;     // names, see task_names(), and "longbench=FILE"
-  std::vector<std::string> policies;  // parse_eval_policy()
+  std::vector<std::string> tasks;                // names, see task_names(), and "longbench=FILE"
+  std::vector<std::string> policies;             // parse_eval_policy()
+  std::vector<EvalPolicy> parsed_policies = {};  // and these, checked against the model
   std::vector<std::string> ablations;
   std::vector<EvalText> texts;
   std::vector<std::int64_t> lengths{4096};

@@ -1,0 +1,167 @@
+"""The Python package over libwinnow.so, on the tiny golden model."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import winnow
+
+GOLDEN = Path(os.environ["WINNOW_TEST_DATA"]) / "models"
+STAGES = {
+    "version": 1,
+    "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "protect_tail": {"min": 4, "share": 0.0}, "protect_head": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return winnow.Engine(GOLDEN / "tiny-llama", precision="f32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads((GOLDEN / "tiny-llama" / "golden.json").read_text())
+
+
+def test_tokens_are_those_of_the_model(engine, golden):
+    tokens = engine.tokenize(golden["text"])
+    assert tokens.dtype == np.int32
+    assert engine.detokenize(tokens).strip() == golden["text"].strip()
+    assert engine.tokenize("").size <= 1  # nothing but a begin-of-text token
+
+
+def test_dense_prefill_and_decode_agree(engine, golden):
+    tokens = engine.tokenize(golden["text"])
+    whole, steps = engine.session(), engine.session()
+    expected = whole.prefill(tokens)
+    steps.prefill(tokens[:-1])
+    found = steps.decode(tokens[-1])
+    assert expected.shape == (engine.model.vocab,) and expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert whole.stages == []
+    assert whole.stats.tokens == tokens.size and whole.stats.kept_tokens == tokens.size
+
+
+def test_a_policy_says_what_it_kept(engine, golden):
+    tokens = engine.tokenize(golden["text"])
+    session = engine.session()
+    session.prefill(tokens, STAGES)
+    (stage,) = session.stages
+    assert stage.layer == 2 and stage.tokens_before == tokens.size
+    assert stage.kept.size == session.stats.kept_tokens < tokens.size
+    assert (np.diff(stage.kept) > 0).all() and stage.kept[-1] == tokens.size - 1
+    assert engine.policy(STAGES).to_dict()["tokens"]["stages"][0]["keep"] == 0.5
+
+
+def test_an_answer_is_what_decoding_the_likeliest_gives(engine, golden):
+    tokens = engine.tokenize(golden["text"])
+    session, by_hand = engine.session(), engine.session()
+    session.prefill(tokens)
+    heard = []
+    answer = session.generate(6, on_token=lambda token, text: heard.append((token, text)))
+    logits, expected = by_hand.prefill(tokens), []
+    for _ in range(6):
+        expected.append(int(logits.argmax()))
+        logits = by_hand.decode(expected[-1])
+    assert answer.tokens.tolist() == expected and answer.finish == "length"
+    assert "".join(text for _, text in heard) == answer.text
+    assert session.stats.tokens == tokens.size + 6
+
+
+def test_a_callback_ends_an_answer_and_its_exception_arrives(engine):
+    session = engine.session()
+    session.prefill([1, 2, 3])
+    assert session.generate(5, on_token=lambda token, text: False).tokens.size == 1
+
+    def fails(token, text):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        session.generate(5, on_token=fails)
+    with pytest.raises(winnow.Error, match="cancelled"):
+        engine.session().prefill([1, 2, 3], progress=lambda share: False)
+
+
+def test_evaluation_compares_with_dense(engine, golden):
+    text = golden["text"] * 60
+    seen = []
+    found = engine.evaluate(text, ["dense", STAGES], length=300, windows=2, progress=seen.append)
+    dense, pruned = found.results
+    assert dense.kl == 0 and dense.top1 == 1 and dense.windows == 2
+    assert pruned.kl > 0 and pruned.kl_interval[0] <= pruned.kl <= pruned.kl_interval[1]
+    assert pruned.avgtok < 1 and seen and seen[-1] <= 1
+    assert found.report["schema"] == "winnow.evaluation/1"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda e: winnow.Engine("/nothing/there.gguf"), "io", "there.gguf"),
+        (lambda e: winnow.Engine(), "bad argument", "name a model"),
+        (lambda e: winnow.Engine("x", precision="fp4"), "bad argument", "fp4"),
+        (lambda e: e.policy("keep99"), "bad argument", "keep99"),
+        (lambda e: e.policy({"version": 1, "tokens": {"stage": []}}), "bad format", "stage"),
+        (lambda e: e.session().prefill([]), "bad argument", "empty"),
+        (lambda e: e.session().prefill([10**6]), "bad argument", "vocabulary"),
+        (lambda e: e.session().decode(1), "bad argument", "prefill"),
+        (lambda e: e.session().generate(1), "bad argument", "nothing"),
+        (lambda e: e.detokenize([-1]), "bad argument", "vocabulary"),
+    ],
+)
+def test_errors_say_what_is_wrong(engine, call, kind, words):
+    with pytest.raises(winnow.Error, match=words) as error:
+        call(engine)
+    assert error.value.kind == kind
+
+
+def test_other_threads_run_during_a_call(engine):
+    """A prefill's callback waits for the main thread: with the interpreter's lock held it would never come."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def progress(share):
+        begun.set()
+        return go_on.wait(30)
+
+    worker = threading.Thread(target=lambda: engine.session().prefill([1, 2, 3], progress=progress))
+    worker.start()
+    assert begun.wait(30)
+    go_on.set()
+    worker.join(30)
+    assert not worker.is_alive()
+
+
+def test_calls_of_threads_take_turns(engine):
+    expected = engine.session().prefill(np.arange(20))
+    found = [None] * 4
+
+    def work(index):
+        found[index] = engine.session().prefill(np.arange(20))
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for logits in found:
+        np.testing.assert_array_equal(logits, expected)
+
+
+def test_a_callback_may_not_use_its_engine(engine):
+    session = engine.session()
+    with pytest.raises(winnow.Error, match="callback"):
+        engine.session().prefill([1, 2], progress=lambda share: session.prefill([1]))
+
+
+def test_the_example_runs():
+    example = Path(__file__).parents[2] / "examples" / "policy_evaluation.py"
+    command = [sys.executable, str(example), str(GOLDEN / "tiny-llama.gguf"), "--length", "300", "--windows", "2",
+               "--policies", "pooled=0.9"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+    assert done.returncode == 0, done.stderr
+    assert "pooled=0.9" in done.stdout
