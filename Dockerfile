@@ -5,7 +5,7 @@
 FROM debian:12 AS build
 WORKDIR /src
 COPY scripts/install_packages.sh scripts/
-RUN scripts/install_packages.sh && apt-get install -y -q --no-install-recommends file && rm -rf /var/lib/apt/lists/*
+RUN scripts/install_packages.sh && apt-get install -y -q --no-install-recommends dpkg-dev file && rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN cmake --preset release -DWINNOW_TESTS=OFF -DWINNOW_BENCH=OFF -DWINNOW_CUDA=OFF \
  && cmake --build --preset release \

@@ -14,9 +14,10 @@
  * Text is UTF-8. A text that comes with its number of bytes may hold zeros, others end with one.
  *
  * Threads. Every function may be called from any thread. An engine does one thing at a time: calls on it and
- * on its sessions wait for each other, calls on different engines run side by side. A handle must not be
+ * on its sessions, closing them included, wait for each other. Calls on different engines run side by side,
+ * but engines on the same GPU do one thing at a time all together, opening included. A handle must not be
  * freed during a call on it. Callbacks run on the calling thread, and may not call functions of the same
- * engine or its sessions (WINNOW_BAD_ARGUMENT).
+ * engine, its sessions or, on a GPU, other engines there (WINNOW_BAD_ARGUMENT); other handles may be freed.
  *
  * Stability. Functions, constants and fields are added, never changed or removed, as long as the library's
  * soname stays: libwinnow.so.WINNOW_ABI_VERSION.

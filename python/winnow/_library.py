@@ -209,7 +209,7 @@ class Error(Exception):
 
 def check(status: int) -> None:
     if status != 0:
-        raise Error(status, library.winnow_error_message().decode())
+        raise Error(status, library.winnow_error_message().decode(errors="replace"))
 
 
 def take_text(pointer: c_void_p, size: int | None = None) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_void_p
 from dataclasses import dataclass
 from typing import Any, Union
@@ -96,8 +98,18 @@ class Model:
     has_chat_template: bool
 
 
-def _encoded(text: str | os.PathLike[str] | None) -> bytes | None:
-    return None if text is None else os.fspath(text).encode()
+def _no_zero(encoded: bytes, what: str) -> bytes:
+    if b"\0" in encoded:
+        raise ValueError(f"{what} holds a zero, which would end it")
+    return encoded
+
+
+def _encoded(text: str, what: str) -> bytes:
+    return _no_zero(text.encode(), what)
+
+
+def _path(path: str | os.PathLike[str], what: str) -> bytes:
+    return _no_zero(os.fsencode(path), what)
 
 
 def _token_array(tokens: ArrayLike) -> Tokens:
@@ -117,25 +129,43 @@ def _take_tokens(pointer: Any, count: int) -> Tokens:
 
 
 class _Handle:
-    """A pointer of the library, given back once."""
+    """A pointer of the library, given back once: closed during calls, after the last of them. `with handle as pointer`
+    around each call."""
 
     def __init__(self, pointer: c_void_p, free: Callable[[c_void_p], None]) -> None:
         self._pointer: c_void_p | None = pointer
         self._free = free
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._closed = False
+
+    def __enter__(self) -> c_void_p:
+        with self._lock:
+            if self._closed or self._pointer is None:
+                raise ValueError("is closed")
+            self._calls += 1
+            return self._pointer
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._calls -= 1
+        self._free_if_done()
 
     def close(self) -> None:
-        pointer, self._pointer = self._pointer, None
+        with self._lock:
+            self._closed = True
+        self._free_if_done()
+
+    def _free_if_done(self) -> None:
+        with self._lock:
+            if not self._closed or self._calls > 0:
+                return
+            pointer, self._pointer = self._pointer, None
         if pointer is not None:
-            self._free(pointer)
+            self._free(pointer)  # may wait for the engine, so not under the lock
 
     def __del__(self) -> None:
         self.close()
-
-    @property
-    def pointer(self) -> c_void_p:
-        if self._pointer is None:
-            raise ValueError("is closed")
-        return self._pointer
 
 
 class Policy:
@@ -148,7 +178,8 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """Every key of a policy file (docs/policies.md)."""
         text = c_void_p()
-        check(library.winnow_policy_json(self._handle.pointer, byref(text)))
+        with self._handle as handle:
+            check(library.winnow_policy_json(handle, byref(text)))
         result: dict[str, Any] = json.loads(lib.take_text(text))
         return result
 
@@ -173,11 +204,11 @@ class Engine:
     ) -> None:
         callback = lib.Callback(progress)
         options = lib.EngineOptions(
-            model=_encoded(model),
-            random_weights=_encoded(random_weights),
+            model=None if model is None else _path(model, "model"),
+            random_weights=None if random_weights is None else _encoded(random_weights, "random_weights"),
             seed=seed,
-            device=device.encode(),
-            precision=precision.encode(),
+            device=_encoded(device, "device"),
+            precision=_encoded(precision, "precision"),
             threads=threads,
             progress=callback.pointer,
         )
@@ -187,7 +218,7 @@ class Engine:
         callback.reraise()
 
     def close(self) -> None:
-        """Gives the memory back once its sessions are closed too."""
+        """Gives the memory back once its sessions are closed too, and calls that run are over."""
         self._handle.close()
 
     def __enter__(self) -> Engine:
@@ -199,9 +230,11 @@ class Engine:
     @property
     def model(self) -> Model:
         info = lib.ModelInfo()
-        check(library.winnow_engine_info(self._handle.pointer, byref(info)))
+        with self._handle as handle:
+            check(library.winnow_engine_info(handle, byref(info)))
+            name = info.name.decode(errors="replace")  # the engine's
         return Model(
-            info.name.decode(),
+            name,
             info.layers,
             info.heads,
             info.kv_heads,
@@ -215,33 +248,28 @@ class Engine:
     def tokenize(self, text: str, *, parse_special: bool = False) -> Tokens:
         encoded = text.encode()
         tokens, count = POINTER(c_int32)(), c_size_t()
-        check(
-            library.winnow_tokenize(
-                self._handle.pointer, encoded, len(encoded), parse_special, byref(tokens), byref(count)
-            )
-        )
+        with self._handle as handle:
+            check(library.winnow_tokenize(handle, encoded, len(encoded), parse_special, byref(tokens), byref(count)))
         return _take_tokens(tokens, count.value)
 
     def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         """[{"role": "user", "content": "..."}, ...] in the model's chat template, up to where the answer begins."""
-        roles = (c_char_p * len(messages))(*(message["role"].encode() for message in messages))
-        contents = (c_char_p * len(messages))(*(message["content"].encode() for message in messages))
+        roles = (c_char_p * len(messages))(*(_encoded(message["role"], "a role") for message in messages))
+        contents = (c_char_p * len(messages))(*(_encoded(message["content"], "a content") for message in messages))
         tokens, count = POINTER(c_int32)(), c_size_t()
-        check(
-            library.winnow_tokenize_chat(
-                self._handle.pointer, roles, contents, len(messages), byref(tokens), byref(count)
-            )
-        )
+        with self._handle as handle:
+            check(library.winnow_tokenize_chat(handle, roles, contents, len(messages), byref(tokens), byref(count)))
         return _take_tokens(tokens, count.value)
 
     def detokenize(self, tokens: ArrayLike) -> str:
         array = _token_array(tokens)
         text, size = c_void_p(), c_size_t()
-        check(
-            library.winnow_detokenize(
-                self._handle.pointer, array.ctypes.data_as(c_void_p), array.size, byref(text), byref(size)
+        with self._handle as handle:
+            check(
+                library.winnow_detokenize(
+                    handle, array.ctypes.data_as(c_void_p), array.size, byref(text), byref(size)
+                )
             )
-        )
         return lib.take_text(text, size.value)
 
     def policy(self, policy: PolicyLike) -> Policy:
@@ -251,13 +279,15 @@ class Engine:
         if policy is None:
             policy = "dense"
         text = json.dumps(dict(policy)) if isinstance(policy, Mapping) else os.fspath(policy)
-        pointer = c_void_p()
-        check(library.winnow_policy_parse(self._handle.pointer, text.encode(), byref(pointer)))
+        encoded, pointer = _path(text, "policy"), c_void_p()
+        with self._handle as handle:
+            check(library.winnow_policy_parse(handle, encoded, byref(pointer)))
         return Policy("json" if text.startswith("{") else text, pointer)
 
     def session(self) -> Session:
         pointer = c_void_p()
-        check(library.winnow_session_open(self._handle.pointer, byref(pointer)))
+        with self._handle as handle:
+            check(library.winnow_session_open(handle, byref(pointer)))
         return Session(self, pointer)
 
     def evaluate(
@@ -272,15 +302,17 @@ class Engine:
         """What each policy costs on `text`, beside dense on the same windows (docs/evaluation.md). 0: the defaults,
         4,096 tokens (at most the context) and 12 windows."""
         parsed = [self.policy(policy) for policy in policies]
-        handles = (c_void_p * len(parsed))(*(policy._handle.pointer for policy in parsed))
         results = (lib.Quality * len(parsed))(*(lib.Quality() for _ in parsed))
         encoded = text.encode()
         callback = lib.Callback(progress)
         options = lib.EvaluateOptions(length=length, windows=windows, progress=callback.pointer)
         report = c_void_p()
-        status = library.winnow_evaluate(
-            self._handle.pointer, handles, len(parsed), encoded, len(encoded), byref(options), results, byref(report)
-        )
+        with ExitStack() as calls:
+            handle = calls.enter_context(self._handle)
+            pointers = (c_void_p * len(parsed))(*(calls.enter_context(policy._handle) for policy in parsed))
+            status = library.winnow_evaluate(
+                handle, pointers, len(parsed), encoded, len(encoded), byref(options), results, byref(report)
+            )
         callback.reraise()
         check(status)
         qualities = [
@@ -304,11 +336,18 @@ class Engine:
 
 
 class Session:
-    """One conversation: prefill() reads tokens, decode() one token, generate() answers."""
+    """One conversation: prefill() reads tokens, decode() one token, generate() answers. Calls from several threads wait
+    for each other; close() during one takes effect after it."""
 
     def __init__(self, engine: Engine, pointer: c_void_p) -> None:
         self.engine = engine
         self._handle = _Handle(pointer, library.winnow_session_close)
+        self._turn = threading.RLock()  # what is borrowed stays until the session's next call
+
+    @contextmanager
+    def _call(self) -> Iterator[c_void_p]:
+        with self._turn, self._handle as handle:
+            yield handle
 
     def close(self) -> None:
         self._handle.close()
@@ -332,26 +371,28 @@ class Session:
         parsed = self.engine.policy(policy)
         callback = lib.Callback(progress)
         options = lib.PrefillOptions(reserve_tokens=reserve_tokens, progress=callback.pointer)
-        status = library.winnow_session_prefill(
-            self._handle.pointer,
-            array.ctypes.data_as(c_void_p),
-            array.size,
-            parsed._handle.pointer,
-            byref(options),
-        )
-        callback.reraise()
-        check(status)
-        return self.logits()
+        with parsed._handle as chosen, self._call() as handle:
+            status = library.winnow_session_prefill(
+                handle, array.ctypes.data_as(c_void_p), array.size, chosen, byref(options)
+            )
+            callback.reraise()
+            check(status)
+            return self._logits(handle)
 
     def decode(self, token: int) -> NDArray[np.float32]:
         """Reads one token, and returns logits()."""
-        check(library.winnow_session_decode(self._handle.pointer, int(token)))
-        return self.logits()
+        with self._call() as handle:
+            check(library.winnow_session_decode(handle, int(token)))
+            return self._logits(handle)
 
     def logits(self) -> NDArray[np.float32]:
         """[vocab], of what follows the last token; a copy."""
+        with self._call() as handle:
+            return self._logits(handle)
+
+    def _logits(self, handle: c_void_p) -> NDArray[np.float32]:
         values, count = c_void_p(), c_size_t()
-        check(library.winnow_session_logits(self._handle.pointer, byref(values), byref(count)))
+        check(library.winnow_session_logits(handle, byref(values), byref(count)))
         borrowed = np.ctypeslib.as_array(ctypes.cast(values, POINTER(ctypes.c_float)), (count.value,))
         return np.array(borrowed)
 
@@ -359,19 +400,21 @@ class Session:
     def stages(self) -> list[Stage]:
         """Of the last prefill; empty when its policy dropped no tokens."""
         count = c_size_t()
-        check(library.winnow_session_stages(self._handle.pointer, byref(count)))
         stages = []
-        for index in range(count.value):
-            stage = lib.Stage()
-            check(library.winnow_session_stage(self._handle.pointer, index, byref(stage)))
-            kept = np.array(np.ctypeslib.as_array(stage.kept, (stage.tokens_kept,)))
-            stages.append(Stage(stage.layer, stage.tokens_before, stage.ms, kept))
+        with self._call() as handle:
+            check(library.winnow_session_stages(handle, byref(count)))
+            for index in range(count.value):
+                stage = lib.Stage()
+                check(library.winnow_session_stage(handle, index, byref(stage)))
+                kept = np.array(np.ctypeslib.as_array(stage.kept, (stage.tokens_kept,)))
+                stages.append(Stage(stage.layer, stage.tokens_before, stage.ms, kept))
         return stages
 
     @property
     def stats(self) -> Stats:
         stats = lib.Stats()
-        check(library.winnow_session_stats(self._handle.pointer, byref(stats)))
+        with self._call() as handle:
+            check(library.winnow_session_stats(handle, byref(stats)))
         return Stats(*(getattr(stats, field[0]) for field in lib.Stats._fields_[1:]))
 
     def generate(
@@ -401,7 +444,7 @@ class Session:
                 raised.append(error)
                 return 1
 
-        stops = (c_char_p * len(stop))(*(text.encode() for text in stop))
+        stops = (c_char_p * len(stop))(*(_encoded(text, "a stop text") for text in stop))
         options = lib.GenerateOptions(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -414,8 +457,8 @@ class Session:
             on_token=lib.ON_TOKEN(told) if on_token is not None else lib.ON_TOKEN(),
         )
         answer = lib.Answer()
-        status = library.winnow_generate(self._handle.pointer, byref(options), byref(answer))
-        check(status)
+        with self._call() as handle:
+            check(library.winnow_generate(handle, byref(options), byref(answer)))
         tokens = _take_tokens(answer.tokens, answer.count)
         text = lib.take_text(c_void_p(answer.text), answer.text_bytes) if answer.text else None
         if raised:

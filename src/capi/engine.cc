@@ -58,8 +58,10 @@ using namespace winnow::capi;
 winnow_status winnow_engine_open(const winnow_engine_options* options, winnow_engine** engine) {
   return guarded([&] {
     required(engine, "engine");
-    auto opened = winnow::Engine::open(engine_options(read_options(&required(options, "options"))));
-    *engine = new winnow_engine{std::make_shared<SharedEngine>(std::move(opened))};
+    const winnow::EngineOptions given = engine_options(read_options(&required(options, "options")));
+    std::shared_ptr<Gate> gate = Gate::of(given.device);
+    const Turn turn(gate);
+    *engine = new winnow_engine{std::make_shared<SharedEngine>(winnow::Engine::open(given), std::move(gate))};
   });
 }
 

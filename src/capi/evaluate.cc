@@ -119,16 +119,18 @@ winnow_status winnow_evaluate(winnow_engine* engine, const winnow_policy* const*
     required(policies, "policies");
     required(results, "results");
     const winnow_evaluate_options given = read_options(options);
+    for (std::size_t i = 0; i < count; ++i) check_result(element(results, i), "a result");
     const Measured measured = policies_of({policies, count});
-    const SharedEngine::Turn turn(shared);
+    const Turn turn(shared.gate());
     const winnow::Evaluation evaluation(
         *shared,
         settings_of(given, shared->arch().context, {&required(text, "text"), bytes}, measured.policies));
     const winnow::RunResult result = run(evaluation, given);
     const std::vector<winnow::ResultRow> rows = evaluation.rows(result);
+    char* const text_of_report = report == nullptr ? nullptr : caller_owned(report_text(evaluation, result));
     for (std::size_t i = 0; i < count; ++i) {
       write_result(element(results, i), quality_of(rows, measured.names[i]));
     }
-    if (report != nullptr) *report = caller_owned(report_text(evaluation, result));
+    if (report != nullptr) *report = text_of_report;
   });
 }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,32 +23,63 @@
 
 namespace winnow::capi {
 
-// An engine and whose turn it is. Sessions share it with the caller's handle.
+// What does one thing at a time: an engine on the CPU, or a GPU with all engines on it, whose backends share
+// one stream (backends/cuda/device.h): what one puts there while another records a step would be recorded
+// too.
+class Gate {
+ public:
+  // Of an engine on `device`.
+  static std::shared_ptr<Gate> of(const std::string& device);
+
+  bool mine() const { return owner_ == std::this_thread::get_id(); }
+
+ private:
+  friend class Turn;
+  std::mutex mutex_;
+  std::atomic<std::thread::id> owner_{};
+};
+
+// Waits for the gate. Error(kBadArgument) in a callback of a call that holds it, which would wait for itself.
+class Turn {
+ public:
+  explicit Turn(std::shared_ptr<Gate> gate);
+  ~Turn() { gate_->owner_ = std::thread::id(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::shared_ptr<Gate> gate_;
+  std::unique_lock<std::mutex> lock_;
+};
+
+// Frees under the gate; in a callback, under the turn that its call has.
+template <class Function>
+void free_in_turn(const std::shared_ptr<Gate>& gate, const Function& function) {
+  std::optional<Turn> turn;
+  if (!gate->mine()) turn.emplace(gate);
+  function();
+}
+
+// An engine and its gate. Sessions share it with the caller's handle.
 class SharedEngine {
  public:
-  explicit SharedEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  SharedEngine(std::unique_ptr<Engine> engine, std::shared_ptr<Gate> gate)
+      : gate_(std::move(gate)), engine_(std::move(engine)) {}
+  ~SharedEngine() {
+    free_in_turn(gate_, [&] { engine_.reset(); });
+  }
+  SharedEngine(const SharedEngine&) = delete;
+  SharedEngine& operator=(const SharedEngine&) = delete;
 
-  // Waits for the engine. Error(kBadArgument) in a callback of a call on it, which would wait for itself.
-  class Turn {
-   public:
-    explicit Turn(SharedEngine& shared);
-    ~Turn() { shared_.owner_ = std::thread::id(); }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-
-   private:
-    SharedEngine& shared_;
-    std::unique_lock<std::mutex> lock_;
-  };
+  const std::shared_ptr<Gate>& gate() const { return gate_; }
 
   // Engine's own members that are const do not change after opening: they need no turn.
   const Engine& operator*() const { return *engine_; }
   const Engine* operator->() const { return engine_.get(); }
 
  private:
+  std::shared_ptr<Gate> gate_;
   std::unique_ptr<Engine> engine_;
-  std::mutex mutex_;
-  std::atomic<std::thread::id> owner_{};
 };
 
 // A callback of the caller's asked to stop.
@@ -98,6 +130,13 @@ void write_result(Result* given, Result result) {
   if (size < sizeof(std::size_t)) fail(ErrorCode::kBadArgument, "the result's size is {}: not set", size);
   result.size = size;
   std::memcpy(static_cast<void*>(given), &result, std::min(size, sizeof(Result)));
+}
+
+// Of a result that the library reads before it fills it: room for its size.
+template <class Result>
+void check_result(const Result* given, const char* name) {
+  const std::size_t size = required(given, name).size;
+  if (size < sizeof(std::size_t)) fail(ErrorCode::kBadArgument, "{}: size is {}: not set", name, size);
 }
 
 // A copy that winnow_free() takes; of an empty array too.

@@ -9,6 +9,9 @@
 namespace winnow::capi {
 namespace {
 
+// winnow_answer as its first version had it, which gives memory to the caller: a shorter one would lose it.
+constexpr std::size_t kFirstAnswerBytes = offsetof(winnow_answer, decode_ms) + sizeof(double);
+
 void check_tokens(std::span<const TokenId> tokens, std::int64_t vocab) {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= 0 && tokens[i] < vocab) continue;
@@ -16,14 +19,14 @@ void check_tokens(std::span<const TokenId> tokens, std::int64_t vocab) {
   }
 }
 
-// Room for tokens after a prompt of `prompt`: what the caller says, else as usual as far as the context has
+// Room for tokens after a prompt of `prompt`: what the caller says, else as usual, as far as the context has
 // it.
 std::int64_t reserved_tokens(const winnow_prefill_options& given, const Session& session,
                              std::size_t prompt) {
   if (given.reserve_tokens < 0) fail(ErrorCode::kBadArgument, "reserve_tokens is {}", given.reserve_tokens);
-  if (given.reserve_tokens > 0) return given.reserve_tokens;
-  return std::clamp<std::int64_t>(session.room() - static_cast<std::int64_t>(prompt), 0,
-                                  PrefillOptions().reserve_tokens);
+  const std::int64_t wanted =
+      given.reserve_tokens > 0 ? given.reserve_tokens : PrefillOptions().reserve_tokens;
+  return std::clamp<std::int64_t>(session.room() - static_cast<std::int64_t>(prompt), 0, wanted);
 }
 
 void prefill(winnow_session& session, std::span<const TokenId> tokens, const Policy& policy,
@@ -157,12 +160,16 @@ winnow_status winnow_session_open(winnow_engine* engine, winnow_session** sessio
   return guarded([&] {
     const std::shared_ptr<SharedEngine>& shared = required(engine, "engine").shared;
     required(session, "session");
-    const SharedEngine::Turn turn(*shared);
+    const Turn turn(shared->gate());
     *session = new winnow_session{shared, winnow::Session(**shared), {}};
   });
 }
 
-void winnow_session_close(winnow_session* session) { delete session; }
+void winnow_session_close(winnow_session* session) {
+  if (session == nullptr) return;
+  const std::shared_ptr<Gate> gate = session->shared->gate();  // the session may be the engine's last
+  free_in_turn(gate, [&] { delete session; });
+}
 
 winnow_status winnow_session_prefill(winnow_session* session, const int32_t* tokens, size_t count,
                                      const winnow_policy* policy, const winnow_prefill_options* options) {
@@ -170,7 +177,7 @@ winnow_status winnow_session_prefill(winnow_session* session, const int32_t* tok
     winnow_session& handle = required(session, "session");
     if (count > 0) required(tokens, "tokens");
     const winnow::Policy dense;
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     prefill(handle, {tokens, count}, policy == nullptr ? dense : policy->policy, read_options(options));
   });
 }
@@ -178,7 +185,7 @@ winnow_status winnow_session_prefill(winnow_session* session, const int32_t* tok
 winnow_status winnow_session_decode(winnow_session* session, int32_t token) {
   return guarded([&] {
     winnow_session& handle = required(session, "session");
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     if (handle.session.tokens() == 0) {
       winnow::fail(winnow::ErrorCode::kBadArgument, "the session has read nothing: prefill first");
     }
@@ -190,7 +197,7 @@ winnow_status winnow_session_decode(winnow_session* session, int32_t token) {
 winnow_status winnow_session_logits(winnow_session* session, const float** logits, size_t* count) {
   return guarded([&] {
     winnow_session& handle = required(session, "session");
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     const std::span<const float> values = handle.session.logits();
     if (values.empty()) winnow::fail(winnow::ErrorCode::kBadArgument, "the session has read nothing");
     required(logits, "logits") = values.data();
@@ -201,7 +208,7 @@ winnow_status winnow_session_logits(winnow_session* session, const float** logit
 winnow_status winnow_session_stages(winnow_session* session, size_t* count) {
   return guarded([&] {
     winnow_session& handle = required(session, "session");
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     required(count, "count") = handle.stages.size();
   });
 }
@@ -209,7 +216,7 @@ winnow_status winnow_session_stages(winnow_session* session, size_t* count) {
 winnow_status winnow_session_stage(winnow_session* session, size_t index, winnow_stage* stage) {
   return guarded([&] {
     winnow_session& handle = required(session, "session");
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     write_result(stage, stage_of(handle, index));
   });
 }
@@ -217,7 +224,7 @@ winnow_status winnow_session_stage(winnow_session* session, size_t index, winnow
 winnow_status winnow_session_stats(winnow_session* session, winnow_stats* stats) {
   return guarded([&] {
     winnow_session& handle = required(session, "session");
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     write_result(stats, stats_of(handle));
   });
 }
@@ -227,11 +234,11 @@ winnow_status winnow_generate(winnow_session* session, const winnow_generate_opt
   return guarded([&] {
     winnow_session& handle = required(session, "session");
     const winnow_generate_options given = read_options(options);
-    if (required(answer, "answer").size < sizeof(winnow_answer)) {
+    if (required(answer, "answer").size < kFirstAnswerBytes) {
       winnow::fail(winnow::ErrorCode::kBadArgument, "answer: size is {}, expected {}", answer->size,
-                   sizeof(winnow_answer));
+                   kFirstAnswerBytes);
     }
-    const SharedEngine::Turn turn(*handle.shared);
+    const Turn turn(handle.shared->gate());
     write_result(answer, generate_answer(handle, given));
   });
 }

@@ -1,6 +1,7 @@
 // Versions, errors, memory.
 #include <cstdlib>
 #include <exception>
+#include <map>
 #include <new>
 
 #include "capi/handles.h"
@@ -48,12 +49,25 @@ winnow_status failure() noexcept {
   }
 }
 
-SharedEngine::Turn::Turn(SharedEngine& shared) : shared_(shared) {
-  if (shared_.owner_ == std::this_thread::get_id()) {
-    fail(ErrorCode::kBadArgument, "the engine is at work: a callback may not call functions of its engine");
+std::shared_ptr<Gate> Gate::of(const std::string& device) {
+  const std::optional<int> gpu = cuda_device(device);
+  if (!gpu) return std::make_shared<Gate>();
+  static std::mutex mutex;
+  static std::map<int, std::shared_ptr<Gate>> gates;  // a GPU's is never given up
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<Gate>& gate = gates[*gpu];
+  if (gate == nullptr) gate = std::make_shared<Gate>();
+  return gate;
+}
+
+Turn::Turn(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {
+  if (gate_->mine()) {
+    fail(
+        ErrorCode::kBadArgument,
+        "the engine is at work: a callback may not call functions of its engine, nor of one on the same GPU");
   }
-  lock_ = std::unique_lock(shared_.mutex_);
-  shared_.owner_ = std::this_thread::get_id();
+  lock_ = std::unique_lock(gate_->mutex_);
+  gate_->owner_ = std::this_thread::get_id();
 }
 
 }  // namespace winnow::capi

@@ -146,6 +146,7 @@ TEST_F(CapiTest, AnAnswerIsReadAndItsCallbackHearsAllOfIt) {
   };
   auto answer = empty<winnow_answer>();
   ASSERT_EQ(winnow_generate(session_, &options, &answer), WINNOW_OK) << winnow_error_message();
+  EXPECT_GT(answer.count, 0u);
   EXPECT_LE(answer.count, 5u);
   EXPECT_EQ(std::string(answer.text, answer.text_bytes), heard);
   auto stats = empty<winnow_stats>();
@@ -209,6 +210,60 @@ TEST_F(CapiTest, StructsOfOtherVersionsAreUnderstood) {
   newer.later = 1;
   EXPECT_EQ(evaluate(), WINNOW_UNSUPPORTED) << winnow_error_message();
   winnow_policy_free(policy);
+}
+
+TEST_F(CapiTest, AnAnswersStructHasAtLeastItsFirstVersionsFields) {
+  ASSERT_EQ(prefill(session_, some_tokens(12)), WINNOW_OK);
+  auto options = empty<winnow_generate_options>();
+  options.max_new_tokens = 1;
+  auto answer = empty<winnow_answer>();
+  answer.size = offsetof(winnow_answer, decode_ms);
+  EXPECT_EQ(winnow_generate(session_, &options, &answer), WINNOW_BAD_ARGUMENT);
+  struct {
+    winnow_answer known;
+    std::int64_t later;
+  } newer{{}, -7};
+  newer.known.size = sizeof(newer);
+  ASSERT_EQ(winnow_generate(session_, &options, &newer.known), WINNOW_OK) << winnow_error_message();
+  EXPECT_EQ(newer.later, -7);
+  winnow_free(newer.known.tokens);
+  winnow_free(newer.known.text);
+}
+
+TEST_F(CapiTest, ResultsWithoutASizeAreSeenBeforeTheRun) {
+  winnow_policy* policy = nullptr;
+  ASSERT_EQ(winnow_policy_parse(engine_, kStages, &policy), WINNOW_OK);
+  const winnow_policy* const policies[] = {policy, policy};
+  winnow_quality results[2];
+  for (winnow_quality& result : results) WINNOW_INIT(result);
+  results[1].size = 0;
+  EXPECT_EQ(winnow_evaluate(engine_, policies, 2, "x", 1, nullptr, results, nullptr), WINNOW_BAD_ARGUMENT);
+  EXPECT_NE(std::strstr(winnow_error_message(), "size"), nullptr) << winnow_error_message();
+  winnow_policy_free(policy);
+}
+
+TEST_F(CapiTest, MoreRoomThanTheContextIsTheContexts) {
+  auto options = empty<winnow_prefill_options>();
+  options.reserve_tokens = INT64_MAX;
+  const std::vector<std::int32_t> tokens = some_tokens(12);
+  EXPECT_EQ(winnow_session_prefill(session_, tokens.data(), tokens.size(), nullptr, &options), WINNOW_OK)
+      << winnow_error_message();
+}
+
+TEST_F(CapiTest, ACallbackMayFreeOtherSessions) {
+  winnow_session* other = nullptr;
+  open_session(&other);
+  auto options = empty<winnow_prefill_options>();
+  options.user_data = &other;
+  options.progress = [](double, void* user_data) {
+    auto** given = static_cast<winnow_session**>(user_data);
+    winnow_session_close(*given);
+    *given = nullptr;
+    return 0;
+  };
+  const std::vector<std::int32_t> tokens = some_tokens(8);
+  EXPECT_EQ(winnow_session_prefill(session_, tokens.data(), tokens.size(), nullptr, &options), WINNOW_OK);
+  EXPECT_EQ(other, nullptr);
 }
 
 TEST_F(CapiTest, ErrorsNameWhatIsWrong) {

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,19 +122,56 @@ def test_errors_say_what_is_wrong(engine, call, kind, words):
 
 
 def test_other_threads_run_during_a_call(engine):
-    """A prefill's callback waits for the main thread: with the interpreter's lock held it would never come."""
-    begun, go_on = threading.Event(), threading.Event()
+    """The main thread counts on while a worker is inside one long call, which calls nothing of Python's."""
+    text = "wind and corn. the old mill " * 4000
+    begun, took = threading.Event(), []
 
-    def progress(share):
+    def work():
         begun.set()
-        return go_on.wait(30)
+        start = time.monotonic()
+        engine.evaluate(text, [STAGES], length=300, windows=60)
+        took.append(time.monotonic() - start)
 
-    worker = threading.Thread(target=lambda: engine.session().prefill([1, 2, 3], progress=progress))
+    worker = threading.Thread(target=work)
+    waits, last = [], time.monotonic()
     worker.start()
     assert begun.wait(30)
-    go_on.set()
-    worker.join(30)
-    assert not worker.is_alive()
+    while worker.is_alive():
+        waits.append(time.monotonic() - last)
+        last = time.monotonic()
+        worker.join(0.001)
+    waits.append(time.monotonic() - last)
+    assert took and max(waits) < 0.7 * took[0]  # with the interpreter's lock held, the call would be one wait
+
+
+def test_closing_during_a_call_waits_for_its_end():
+    engine = winnow.Engine(GOLDEN / "tiny-llama", precision="f32", threads=1)
+    session = engine.session()
+
+    def progress(share):
+        session.close()
+        engine.close()
+
+    assert session.prefill([1, 2, 3], progress=progress).ndim == 1
+    with pytest.raises(ValueError, match="closed"):
+        session.decode(1)
+    with pytest.raises(ValueError, match="closed"):
+        engine.tokenize("x")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: winnow.Engine("x\0y"),
+        lambda e: winnow.Engine("x", device="cpu\0"),
+        lambda e: e.policy("keep08\0x"),
+        lambda e: e.session().generate(1, stop=["a\0b"]),
+        lambda e: e.tokenize_chat([{"role": "user", "content": "a\0b"}]),
+    ],
+)
+def test_a_zero_ends_no_text_early(engine, call):
+    with pytest.raises(ValueError, match="zero"):
+        call(engine)
 
 
 def test_calls_of_threads_take_turns(engine):
