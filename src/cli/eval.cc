@@ -120,10 +120,14 @@ std::string journal_path(const EvalOptions& options, int rank = 0) {
                    : fmt::format("{}.partial.rank{}.jsonl", options.output, rank);
 }
 
+// The samples of earlier runs, of all ranks. By rank 0 before the others look: what they find is of this run.
+void discard_journals(const EvalOptions& options, int ranks) {
+  for (int rank = 0; rank < ranks; ++rank) Journal::discard(journal_path(options, rank));
+}
+
 std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
   if (options.output.empty()) return nullptr;
   const std::string path = journal_path(options);
-  if (!options.resume) Journal::discard(path);
   auto journal = std::make_unique<Journal>(path);
   if (journal->size() > 0) {
     fmt::print(stderr, "{}: {} samples of an earlier run; those that still apply are not measured again\n",
@@ -137,7 +141,6 @@ int eval_items(const EvalOptions& options, const RankOfLaunch& self) {
   ItemClaims claims(options.output + ".partial", self);
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
-  if (!options.resume) Journal::discard(journal_path(options, self.rank));
   Journal journal(journal_path(options, self.rank));
   journal.learn(journal_path(options), /*keep=*/false);
   RunnerOptions runner;
@@ -199,12 +202,16 @@ int eval(EvalOptions options) {
     return eval_items(own, rank.self);
   });
   if (shared && shared->self.rank > 0) return eval_items(options, shared->self);
+  const int ranks = shared ? shared->self.size : 1;
+  const auto prepare = [&] {
+    if (!options.resume && !options.output.empty()) discard_journals(options, ranks);
+  };
   std::optional<ItemClaims> claims;
-  if (shared) claims.emplace(options.output + ".partial", shared->self);
+  if (shared) claims.emplace(options.output + ".partial", shared->self, prepare);
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
+  if (!shared) prepare();
   const auto journal = open_journal(options);
-  const int ranks = shared ? shared->self.size : 1;
   if (shared) merge_journals(options, ranks, *journal);  // of an interrupted run
   RunResult result = run_with_progress(evaluation, options, journal.get(), claims ? &*claims : nullptr);
   if (claims && !result.cancelled) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "cli/ranks.h"
 #include "core/cpu_info.h"
 
 namespace winnow::cli {
@@ -56,7 +57,7 @@ nlohmann::json provenance(const char* schema, const Engine& engine, const ModelO
           {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"machine", machine_json()},
           {"model", model_json(engine.source(), engine.arch(), engine.random())},
-          {"device", options.device},
+          {"device", devices_text(options)},
           {"devices", engine.ranks() == nullptr ? 1 : engine.ranks()->size()},
           {"split", engine.ranks() == nullptr ? nlohmann::json() : nlohmann::json(split_name(engine))},
           {"backend", engine.backend().description()},

@@ -42,6 +42,11 @@ void add_rank_options(CLI::App& app, ModelOptions& options) {
       ->check(CLI::IsMember({"tensor", "layers"}));
 }
 
+std::string devices_text(const ModelOptions& options) {
+  if (options.devices.empty()) return options.device;
+  return fmt::format("{}", fmt::join(device_names(options.devices), ","));
+}
+
 std::shared_ptr<Communicator> launched_ranks() {
   static const std::shared_ptr<Communicator> ranks = [] {
     std::unique_ptr<Communicator> joined = join_mpi_ranks();
@@ -93,6 +98,12 @@ void choose_ranks(const ModelOptions& options, EngineOptions& engine) {
   }
   engine.devices = device_names(options.devices);
   engine.split = options.split == "layers" ? Split::kLayers : Split::kTensor;
+  if (!options.split.empty() && !engine.ranks && engine.devices.size() < 2) {
+    throw UsageError(
+        fmt::format("--split {}: there is one device: name several with --devices, or start several "
+                    "processes with mpirun",
+                    options.split));
+  }
   if (!engine.ranks && engine.devices.size() > 1) {
     engine.ranks = start_ranks(static_cast<int>(engine.devices.size()));
   } else if (!engine.ranks && !engine.devices.empty()) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "cli/common.h"
 #include "eval/item_claims.h"
@@ -14,6 +15,9 @@ namespace winnow::cli {
 
 // --devices and --split, for subcommands that run on several ranks.
 void add_rank_options(CLI::App& app, ModelOptions& options);
+
+// The devices in words: those of --devices ("cuda:0,cuda:1"), else --device's.
+std::string devices_text(const ModelOptions& options);
 
 // The ranks mpirun started, joined by the first call; null: it started none, or one. On rank 0 the others
 // are let go when the program ends.
@@ -33,7 +37,7 @@ std::optional<ItemRank> share_items(ModelOptions& options,
 
 // Fills in what `options` say of ranks: launched_ranks(), or as many processes as --devices names, forked
 // here. To be called before anything starts a thread or touches a GPU. UsageError for devices that make no
-// sense, and under mpirun for a subcommand without add_rank_options().
+// sense, for --split with one device, and under mpirun for a subcommand without add_rank_options().
 void choose_ranks(const ModelOptions& options, EngineOptions& engine);
 
 }  // namespace winnow::cli

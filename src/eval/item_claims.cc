@@ -65,7 +65,7 @@ bool wait_until(const Done& done, std::chrono::seconds limit) {
 
 }  // namespace
 
-ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self)
+ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self, const std::function<void()>& prepare)
     : prefix_(std::move(prefix)), self_(std::move(self)) {
   own_ = open_or_fail(rank_file(self_.rank), O_RDWR | O_CREAT);
   if (::flock(own_, LOCK_EX | LOCK_NB) != 0) {
@@ -73,6 +73,7 @@ ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self)
   }
   claims_ = open_or_fail(prefix_ + ".claims", O_RDWR | O_CREAT | O_APPEND);
   if (self_.rank == 0) {
+    if (prepare) prepare();
     const FileLock lock(claims_);
     if (::ftruncate(claims_, 0) != 0)
       fail(ErrorCode::kIo, "{}.claims: cannot write: {}", prefix_, std::strerror(errno));

@@ -5,6 +5,7 @@
 // that it is gone (the lock it held is free).
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct RankOfLaunch {
 class ItemClaims {
  public:
   // Files are named PREFIX.claims and PREFIX.rankN. Rank 0 begins them; the others wait for that. Error(kIo)
-  // when a file cannot be written or rank 0 does not come.
-  ItemClaims(std::string prefix, RankOfLaunch self);
+  // when a file cannot be written or rank 0 does not come. `prepare` is called on rank 0 once no other
+  // evaluation is known to use the files, before the other ranks go on.
+  ItemClaims(std::string prefix, RankOfLaunch self, const std::function<void()>& prepare = {});
   ~ItemClaims();
   ItemClaims(const ItemClaims&) = delete;
   ItemClaims& operator=(const ItemClaims&) = delete;

@@ -52,11 +52,20 @@ std::optional<MpiLaunch> mpi_launch() {
 }
 
 std::unique_ptr<Communicator> join_mpi_ranks() {
-  if (!mpi_launch()) return nullptr;
+  const auto launch = mpi_launch();
+  if (!launch) return nullptr;
   using Make = Communicator* (*)();
   const auto make = reinterpret_cast<Make>(dlsym(open_library(), "winnow_join_mpi"));
   if (make == nullptr) fail(ErrorCode::kUnsupported, "winnow_mpi.so is of another version of winnow");
-  return std::unique_ptr<Communicator>(make());
+  std::unique_ptr<Communicator> ranks(make());
+  // Each process would compute everything alone and call itself rank 0.
+  if (ranks->size() != launch->size) {
+    fail(ErrorCode::kUnsupported,
+         "mpirun started {} processes, winnow's MPI library sees {}: they are of different MPIs; use the "
+         "mpirun of the MPI that winnow was built with",
+         launch->size, ranks->size());
+  }
+  return ranks;
 }
 
 }  // namespace winnow

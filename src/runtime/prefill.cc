@@ -88,44 +88,44 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     check_scorer_model(policy.tokens, arch.shape_hash());
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
   }
-  if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
-  turn.costs = common_costs(policy.attention);
-  turn.alive.resize(tokens.size());
-  std::iota(turn.alive.begin(), turn.alive.end(), 0);
-  turn.hidden = backend.allocate(count * arch.model_dim * 4);
-  const std::int64_t q_dim = engine_.part_arch().q_dim();
-  turn.q = backend.allocate(count * dtype_bytes(backend.compute_dtype(), q_dim));
-  turn.hidden_view = {turn.hidden.as<>(), DType::kF32, count, arch.model_dim};
-  turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, q_dim};
   turn.rows_before = kv_lens();
-  if (has_layer(0)) {
-    embed(engine_.weights(), engine_.source(), arch, backend, tokens, turn.first_position, turn.hidden_view);
-  }
+  turn.positions_before = positions_;
+  if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
+  try {  // whatever fails from here on, the other ranks are in the same prefill and would wait
+    turn.costs = common_costs(policy.attention);
+    turn.alive.resize(tokens.size());
+    std::iota(turn.alive.begin(), turn.alive.end(), 0);
+    turn.hidden = backend.allocate(count * arch.model_dim * 4);
+    const std::int64_t q_dim = engine_.part_arch().q_dim();
+    turn.q = backend.allocate(count * dtype_bytes(backend.compute_dtype(), q_dim));
+    turn.hidden_view = {turn.hidden.as<>(), DType::kF32, count, arch.model_dim};
+    turn.q_view = {turn.q.as<>(), backend.compute_dtype(), count, q_dim};
+    if (has_layer(0)) {
+      embed(engine_.weights(), engine_.source(), arch, backend, tokens, turn.first_position,
+            turn.hidden_view);
+    }
 
-  turn.positions_before = std::exchange(positions_, policy.tokens.positions);
-  stages_.clear();
-  block_stats_.clear();
-  for (auto& planner : decode_planners_) planner.reset();  // caches may lose rows before the next step
-  prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
-  decode_stats_ = {};
-  bool finished = false;
-  try {
+    positions_ = policy.tokens.positions;
+    stages_.clear();
+    block_stats_.clear();
+    for (auto& planner : decode_planners_) planner.reset();  // caches may lose rows before the next step
+    prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
+    decode_stats_ = {};
     prepare_rope(next_position_ + count);
-    finished = run_layers(turn);
-    if (finished) compute_logits(turn);
+    if (!run_layers(turn)) {
+      forget(turn);
+      return false;
+    }
+    compute_logits(turn);
+    count_work(turn);
+    if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   } catch (const std::exception& error) {
     forget(turn);
     engine_.stop_ranks(error);
     throw;
   }
-  if (!finished) {
-    forget(turn);
-    return false;
-  }
   next_position_ += count;
   attention_ = policy.attention;
-  count_work(turn);
-  if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   prefill_stats_.ms = ms_since(start);
   log_gate();
   return true;

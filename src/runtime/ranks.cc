@@ -191,8 +191,9 @@ void Leader::decode(std::span<const std::int64_t> sessions, std::span<const Toke
 }
 
 void follow(const std::shared_ptr<Communicator>& ranks) {
+  Follower follower(ranks);  // destroyed after stop(): its engine's end waits for the other ranks
   try {
-    Follower(ranks).run();
+    follower.run();
   } catch (const std::exception& error) {
     ranks->stop(fmt::format("rank {}: {}", ranks->rank(), error.what()));
     throw;

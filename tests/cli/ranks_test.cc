@@ -25,6 +25,7 @@ TEST_F(RanksTest, AnswerAsOneRankDoes) {
   for (const char* split : {"tensor", "layers"}) {
     const json shared = run_json({"--devices", "cpu,cpu", "--split", split});
     EXPECT_EQ(shared["devices"], 2);
+    EXPECT_EQ(shared["device"], "cpu,cpu");
     EXPECT_EQ(shared["split"], split);
     for (const char* key : {"tokens", "kv_lens", "kv_bytes", "avgtok"})
       EXPECT_EQ(shared[key], alone[key]) << key;
@@ -39,7 +40,9 @@ TEST_F(RanksTest, WhatMakesNoSenseIsRefused) {
   expect_error(run({"--devices", "cpu,tpu"}), 2, "--devices tpu");
   expect_error(run({"--devices", "cpu,cpu", "--split", "rows"}), 2, "--split");
   expect_error(run({"--devices", "cpu,cpu,cpu"}), 1, "use --split layers, or 2 devices");
-  expect_error(run({"--devices", "cpu,cuda:99"}), 1, "cuda");  // says the rank that has it
+  expect_error(run({"--split", "layers"}), 2, "--split layers: there is one device");
+  expect_error(run({"--devices", "cpu", "--split", "tensor"}), 2, "--split tensor: there is one device");
+  expect_error(run({"--devices", "cpu,cuda:99"}), 1, "rank 1");
   expect_error(run_program(on_tiny({"sparsity"}, {"--devices", "cpu,cpu"})), 2, "--devices");
 }
 

@@ -149,6 +149,7 @@ std::byte* Device::landing(std::int64_t bytes) {
     finish();
     check_cuda(cudaFreeHost(landing_), "cudaFreeHost");
     landing_ = nullptr;
+    landing_bytes_ = 0;  // should the allocation fail
     void* landing = nullptr;
     check_cuda(cudaMallocHost(&landing, static_cast<std::size_t>(bytes)), "cudaMallocHost");
     landing_ = static_cast<std::byte*>(landing);

@@ -78,8 +78,9 @@ std::unique_ptr<Nccl> join_nccl(Communicator& ranks) {
   for (const int there : ranks.gather(found)) {
     if (there == 1) continue;
     fail(ErrorCode::kUnsupported,
-         "these GPUs cannot read each other's memory, and NCCL (libnccl.so.2) was not found on every rank: "
-         "install it, or add its folder to LD_LIBRARY_PATH");
+         "these GPUs need NCCL (they cannot read each other's memory, or WINNOW_GPU_EXCHANGE=nccl asks for "
+         "it), and libnccl.so.2 was not found on every rank: install it, or add its folder to "
+         "LD_LIBRARY_PATH");
   }
   return std::make_unique<OpenNccl>(nccl, ranks);
 }

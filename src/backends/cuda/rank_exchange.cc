@@ -11,11 +11,19 @@ namespace winnow::cuda {
 namespace {
 
 // Whether an environment variable has the second of its two values; not set, it has the first.
-bool second_wanted(const char* variable, const std::string& first, const std::string& second) {
+bool second_set(const char* variable, const std::string& first, const std::string& second) {
   const char* value = std::getenv(variable);
   const std::string wanted = value == nullptr ? first : value;
   if (wanted == first || wanted == second) return wanted == second;
   fail(ErrorCode::kBadArgument, "{}={}: must be {} or {}", variable, wanted, first, second);
+}
+
+// As rank 0 has it set: the ranks must agree, and mpirun need not give every host the same environment.
+bool second_wanted(Communicator& ranks, const char* variable, const std::string& first,
+                   const std::string& second) {
+  bool wanted = ranks.rank() == 0 && second_set(variable, first, second);
+  ranks.share(wanted);
+  return wanted;
 }
 
 }  // namespace
@@ -25,7 +33,7 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
     : device_(device),
       steps_(steps),
       ranks_(ranks),
-      bf16_(bf16 && !second_wanted("WINNOW_GPU_SUMS", "bf16", "f32")) {
+      bf16_(bf16 && !second_wanted(ranks, "WINNOW_GPU_SUMS", "bf16", "f32")) {
   constexpr std::int64_t kAlign = 256;
   summand_bytes_ = (most * (bf16_ ? 2 : 4) + kAlign - 1) / kAlign * kAlign;
   check_cuda(cudaSetDevice(device.index()), "cudaSetDevice");
@@ -37,7 +45,7 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
   own_[1] = memory_ + summand_bytes_;
   device.clear(memory_ + 2 * summand_bytes_, kMeetingBytes);
   device.finish();
-  const bool nccl = second_wanted("WINNOW_GPU_EXCHANGE", "peers", "nccl");
+  const bool nccl = second_wanted(ranks, "WINNOW_GPU_EXCHANGE", "peers", "nccl");
   if (nccl || !connect_peers()) nccl_ = join_nccl(ranks);
   ranks.barrier();  // all have mapped what is zeroed
 }

@@ -7,8 +7,8 @@ namespace winnow::cuda {
 std::unique_ptr<Nccl> join_nccl(Communicator&) {
   fail(
       ErrorCode::kUnsupported,
-      "these GPUs cannot read each other's memory, and this winnow was compiled without NCCL: build it where "
-      "nccl.h is found, or use --split layers or one GPU");
+      "these GPUs need NCCL (they cannot read each other's memory, or WINNOW_GPU_EXCHANGE=nccl asks for it), "
+      "and this winnow was compiled without it: build it where nccl.h is found, or use one GPU");
 }
 
 }  // namespace winnow::cuda
