@@ -53,7 +53,7 @@ TEST(Team, ATeamInsideATeamIsTheSameTeam) {
 }
 
 TEST(Team, AThreadThatIsHeldUpIsDoneWithout) {
-  cpu::Team team(2);
+  cpu::Team team(2, std::chrono::minutes(1));
   const auto first = std::this_thread::get_id();
   std::vector<std::thread::id> ran_on(2);
   const auto round = [&](bool held_up) {

@@ -28,7 +28,7 @@ abi="$(awk '$2 == "WINNOW_ABI_VERSION" {print $3}' "$prefix/include/winnow/winno
 [[ "$soname" == "libwinnow.so.$abi" ]] || fail "the soname is $soname, the header says $abi"
 
 # A C program of its own finds the package, and works.
-cmake -S "$source_tree/examples/c" -B "$scratch/example" -DCMAKE_PREFIX_PATH="$prefix" \
+cmake -G Ninja -S "$source_tree/examples/c" -B "$scratch/example" -DCMAKE_PREFIX_PATH="$prefix" \
   -DCMAKE_C_FLAGS="-Wall -Wextra -Wpedantic -Werror ${WINNOW_EXAMPLE_FLAGS:-}" >/dev/null
 cmake --build "$scratch/example" >/dev/null
 policy='{"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "protect_tail": {"min": 4, "share": 0.0}}}'

@@ -14,7 +14,7 @@ namespace {
 thread_local Team* current_team = nullptr;
 
 // Trying the team costs up to a time slice of the scheduler, some milliseconds.
-constexpr std::chrono::milliseconds kLeastAlone{10}, kMostAlone{320};
+constexpr int kMostAlone = 32;  // times as long as the first time
 
 // Returns when `value` is no longer `old`, and whether that took longer than operations do.
 template <class T>
@@ -32,7 +32,8 @@ bool wait_for_change(const std::atomic<T>& value, T old) {
 
 }  // namespace
 
-Team::Team(int threads) : threads_(threads), alone_for_(kLeastAlone) {}
+Team::Team(int threads, std::chrono::milliseconds least_alone)
+    : threads_(threads), least_alone_(least_alone), alone_for_(least_alone) {}
 
 Team* Team::current() { return current_team; }
 
@@ -80,11 +81,11 @@ void Team::open(const std::function<void()>& body) {
   if (!alone_) {
     open_region(body);
     if (!alone_) {
-      alone_for_ = kLeastAlone;
+      alone_for_ = least_alone_;
       return;
     }
     try_again_ = std::chrono::steady_clock::now() + alone_for_;
-    alone_for_ = std::min(2 * alone_for_, kMostAlone);
+    alone_for_ = std::min(2 * alone_for_, kMostAlone * least_alone_);
     return;
   }
   current_team = this;

@@ -23,7 +23,8 @@ namespace winnow::cpu {
 
 class Team {
  public:
-  explicit Team(int threads);
+  // least_alone: how long the first thread does everything after the others were held up for the first time.
+  explicit Team(int threads, std::chrono::milliseconds least_alone = std::chrono::milliseconds(10));
 
   // Runs body() on the calling thread, with the others waiting for work. By one thread at a time.
   void open(const std::function<void()>& body);
@@ -52,7 +53,7 @@ class Team {
   int threads_;
   bool alone_ = false;  // whether the first thread does everything
   std::chrono::steady_clock::time_point try_again_;
-  std::chrono::milliseconds alone_for_;  // when it happens next
+  std::chrono::milliseconds least_alone_, alone_for_;  // alone_for_: when it happens next
   void* context_ = nullptr;
   void (*call_)(void*, int) = nullptr;
   std::mutex failure_mutex_;
