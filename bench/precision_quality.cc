@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -16,6 +14,7 @@
 #include "measures/distribution.h"
 #include "measures/statistics.h"
 #include "runtime/session.h"
+#include "text_tokens.h"
 
 namespace winnow {
 namespace {
@@ -111,17 +110,12 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "usage: precision_quality MODEL TEXT WINDOWS LENGTH [TIMED_LENGTH...]\n");
     return 2;
   }
-  std::ifstream file(argv[2]);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const std::vector<TokenId> tokens = open_tokenizer(argv[1])->encode(text, /*parse_special=*/false);
   const std::int64_t windows = std::atoi(argv[3]), length = std::atoi(argv[4]);
   std::vector<std::int64_t> timed;
   for (int i = 5; i < argc; ++i) timed.push_back(std::atoi(argv[i]));
   const std::int64_t needed =
       std::max(windows * length, timed.empty() ? 0 : *std::max_element(timed.begin(), timed.end()));
-  if (std::ssize(tokens) < needed) {
-    fail(ErrorCode::kBadArgument, "{}: {} tokens are too few, {} are needed", argv[2], tokens.size(), needed);
-  }
+  const std::vector<TokenId> tokens = text_tokens(argv[1], argv[2], needed);
   if (windows > 0) measure_quality(argv[1], tokens, windows, length);
   measure_time(argv[1], tokens, timed);
   return 0;

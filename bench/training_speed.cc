@@ -7,8 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "core/error.h"
 #include "runtime/session.h"
 #include "sparsity/policy.h"
+#include "text_tokens.h"
 #include "train/model_pass.h"
 #include "train/token_targets.h"
 
@@ -63,11 +63,7 @@ int run(int argc, char** argv) {
   }
   const std::int64_t count = argc > 3 ? std::atoi(argv[3]) : 512;
   const int rounds = argc > 4 ? std::atoi(argv[4]) : 7, threads = argc > 5 ? std::atoi(argv[5]) : 0;
-  std::ifstream file(argv[2]);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  std::vector<TokenId> tokens = open_tokenizer(argv[1])->encode(text, /*parse_special=*/false);
-  if (std::ssize(tokens) < count)
-    fail(ErrorCode::kBadArgument, "{}: {} tokens, {} are needed", argv[2], tokens.size(), count);
+  std::vector<TokenId> tokens = text_tokens(argv[1], argv[2], count);
   tokens.resize(static_cast<std::size_t>(count));
   const TrainingWindow window{tokens, count - 1, false};
 

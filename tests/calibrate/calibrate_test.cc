@@ -4,6 +4,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "calibrate/calibration.h"
 #include "calibrate/candidates.h"
@@ -53,25 +55,26 @@ TEST(ChooseThresholds, MoreDensityNeverLosesMore) {
   EXPECT_EQ(before, 0.0);  // everything computed
 }
 
-TEST(ChooseThresholds, SensitivityIsOfTheLayer) {
+// Two layers of one head each, with the same errors.
+BlockCurves two_layers(std::vector<double> sensitivity, std::vector<double> pairs) {
   BlockCurves curves = two_heads();
   curves.layers = 2;
   curves.heads = 1;
   curves.error = {0.01, 0.1, 1.0, 0.01, 0.1, 1.0};
-  curves.sensitivity = {10.0, 0.1};
-  curves.pairs = {1.0, 1.0};
+  curves.sensitivity = std::move(sensitivity);
+  curves.pairs = std::move(pairs);
+  return curves;
+}
+
+TEST(ChooseThresholds, SensitivityIsOfTheLayer) {
+  const BlockCurves curves = two_layers({10.0, 0.1}, {1.0, 1.0});
   const ThresholdChoice choice = choose_thresholds(curves, 0.5);
   EXPECT_LT(choice.thresholds[0][0], choice.thresholds[1][0]);
 }
 
 // A layer whose window leaves a tenth of the pairs saves a tenth: the other is cut first.
 TEST(ChooseThresholds, ALayerWithAWindowSavesLess) {
-  BlockCurves curves = two_heads();
-  curves.layers = 2;
-  curves.heads = 1;
-  curves.error = {0.01, 0.1, 1.0, 0.01, 0.1, 1.0};
-  curves.sensitivity = {1.0, 1.0};
-  curves.pairs = {0.2, 1.8};
+  const BlockCurves curves = two_layers({1.0, 1.0}, {0.2, 1.8});
   const ThresholdChoice choice = choose_thresholds(curves, 0.5);
   EXPECT_LT(choice.thresholds[0][0], choice.thresholds[1][0]);
   EXPECT_EQ(choose_thresholds(curves, 1.0).density, 1.0);
