@@ -17,7 +17,9 @@ endfunction()
 # What is installed: nothing but the C interface is visible in the shared library, and no path of this machine is in a message.
 function(winnow_installed_code target)
   set_target_properties(${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>)
+  set(without_path -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${without_path}>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${without_path}>)
 endfunction()
 
 # winnow_library(core deps...): every .cc under src/core becomes the static library winnow_core, which the program and the

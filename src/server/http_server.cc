@@ -230,8 +230,11 @@ class HttpServer::Impl : private httplib::Server {
       if (connection.stream != nullptr && connection.stream->too_large()) response.status = 413;
       if (response.body.empty()) answer_error(response, plain_error(response.status));
     });
-    set_logger([this](const Request& request, const Response& response) {
+    // Before the answer leaves: a client that has it finds it counted.
+    set_post_routing_handler([this](const Request& request, const Response& response) {
       metrics_.count_request(metrics_path(request.path), response.status);
+    });
+    set_logger([this](const Request& request, const Response& response) {
       if (options_.access_log)
         fmt::print(stderr, "{} {} {} {} {:.0f} ms\n", request.remote_addr, request.method, request.path,
                    response.status, ms_since(connection.began));
