@@ -490,12 +490,14 @@ class Calibration::Search {
   bool measure_baselines() {
     std::vector<EvalPolicy> policies;
     const TokenPolicy& best = result_.best.policy.policy.tokens;
-    for (const ScorerKind scorer :
-         {ScorerKind::kAttention, ScorerKind::kRecency, ScorerKind::kNorm, ScorerKind::kRandom}) {
+    for (const ScorerKind scorer : {ScorerKind::kAttention, ScorerKind::kRecency, ScorerKind::kNorm,
+                                    ScorerKind::kRandom, ScorerKind::kOracle}) {
       if (best.stages.empty()) break;
       Policy policy;
       policy.tokens = with_scorer(best, scorer);
-      policies.push_back(named(fmt::format("{} ({})", scorer_name(scorer), stages_text(best)), policy));
+      const char* ceiling = scorer == ScorerKind::kOracle ? ", a ceiling" : "";
+      policies.push_back(
+          named(fmt::format("{}{} ({})", scorer_name(scorer), ceiling, stages_text(best)), policy));
     }
     const double rows = best.stages.empty() ? 0.5 : result_.best.kv_share;
     for (const EvictionKind kind : {EvictionKind::kSnapKv, EvictionKind::kH2o}) {

@@ -271,6 +271,25 @@ TEST_F(CalibrationTest, AWideBudgetIsMetAndHeldOut) {
   check_policy(read, tiny_engine("cpu").facts(), "written");
 }
 
+// Random weights may have no stages: then there are the evictions alone.
+TEST_F(CalibrationTest, TheFrontierHasEveryBaseline) {
+  CalibrationSettings settings = small();
+  settings.budget.max_kl = 100;
+  CalibrationOptions options;
+  options.baselines = true;
+  const auto result = Calibration(tiny_engine("cpu"), settings).run(options);
+  ASSERT_TRUE(result);
+  std::size_t baselines = 0;
+  for (const Measured& measured : result->frontier) {
+    if (!measured.baseline) continue;
+    ++baselines;
+    EXPECT_EQ(measured.timed, measured.policy.timed()) << measured.policy.name;
+    EXPECT_EQ(measured.windows, settings.search_windows);
+    EXPECT_EQ(measured.needles, settings.search_needles);
+  }
+  EXPECT_EQ(baselines, result->policy.prunes() ? 7u : 2u);
+}
+
 TEST_F(CalibrationTest, AnImpossibleBudgetSaysSo) {
   CalibrationSettings settings = small();
   settings.budget.max_kl = 1e-12;
