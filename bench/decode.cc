@@ -20,7 +20,7 @@
 #include "core/elapsed.h"
 #include "core/mapped_file.h"
 #include "measures/distribution.h"
-#include "runtime/batch_decode.h"
+#include "runtime/session_batch.h"
 #include "sparsity/policy.h"
 
 namespace winnow {

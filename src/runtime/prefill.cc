@@ -20,11 +20,7 @@
 namespace winnow {
 namespace {
 
-// What rope_append() and keep_rows() do to a cache, for one whose keys and values another rank has.
-void note_rows(LayerKv& kv, std::span<const std::int32_t> positions) {
-  kv.positions.insert(kv.positions.end(), positions.begin(), positions.end());
-  kv.rows += std::ssize(positions);
-}
+// What keep_rows() does to a cache, for one whose keys and values another rank has.
 void note_kept_rows(LayerKv& kv, std::span<const std::int64_t> rows) {
   for (std::size_t i = 0; i < rows.size(); ++i) kv.positions[i] = kv.positions[rows[i]];
   kv.positions.resize(rows.size());
@@ -49,11 +45,10 @@ struct Session::Turn {
   const Policy& policy;
   const PrefillOptions& options;
   std::int64_t prompt_tokens = 0;
-  std::int64_t first_position = 0;        // of the turn's first token
-  std::vector<std::int64_t> rows_before;  // [layers] cache rows of earlier turns
-  PositionMode positions_before{};        // of the turn before
-  std::unique_ptr<Scorer> scorer;         // null when nothing is pruned, or the caller scores
-  std::optional<AttentionCosts> costs;    // none: blocks are skipped without asking what it costs
+  std::int64_t first_position = 0;      // of the turn's first token
+  Mark before;                          // what earlier turns left
+  std::unique_ptr<Scorer> scorer;       // null when nothing is pruned, or the caller scores
+  std::optional<AttentionCosts> costs;  // none: blocks are skipped without asking what it costs
   std::vector<Stage>::const_iterator next_stage;
 
   std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
@@ -75,7 +70,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();
   const auto count = static_cast<std::int64_t>(tokens.size());
-  check_prompt(count, policy, options.reserve_tokens);
+  check_prefill(count, policy, options.reserve_tokens);
   if (engine_.ranks() != nullptr && options.observe_attention) {
     fail(ErrorCode::kUnsupported,
          "looking into attention needs all of it on one device: leave --devices out");
@@ -88,8 +83,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
     check_scorer_model(policy.tokens, arch.shape_hash());
     turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
   }
-  turn.rows_before = kv_lens();
-  turn.positions_before = positions_;
+  turn.before = mark();
   if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
   try {  // whatever fails from here on, the other ranks are in the same prefill and would wait
     turn.costs = common_costs(policy.attention);
@@ -105,22 +99,17 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
             turn.hidden_view);
     }
 
-    positions_ = policy.tokens.positions;
-    stages_.clear();
-    block_stats_.clear();
-    for (auto& planner : decode_planners_) planner.reset();  // caches may lose rows before the next step
-    prefill_stats_ = {.prompt_tokens = count, .layers = arch.layers};
-    decode_stats_ = {};
+    begin_prompt(count, policy);
     prepare_rope(next_position_ + count);
     if (!run_layers(turn)) {
-      forget(turn);
+      go_back_to(turn.before);
       return false;
     }
     compute_logits(turn);
     count_work(turn);
     if (policy.tokens.kv == KvMode::kFinal) cut_caches_to_survivors(turn);
   } catch (const std::exception& error) {
-    forget(turn);
+    go_back_to(turn.before);
     engine_.stop_ranks(error);
     throw;
   }
@@ -135,7 +124,7 @@ bool Session::run_layers(Turn& turn) {
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();
   for (std::int64_t i = 0; i < arch.layers; ++i) {
-    if (cancelled(turn.options)) return false;
+    if (cancelled(turn.options.cancelled)) return false;
     if (turn.options.progress)
       turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
     if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
@@ -151,7 +140,6 @@ bool Session::run_layers(Turn& turn) {
     turn.query_rows.resize(turn.alive.size());
     std::iota(turn.query_rows.begin(), turn.query_rows.end(), kv.rows);
     if (turn.policy.tokens.kv == KvMode::kFinal) turn.cached.push_back(turn.alive);
-    prefill_stats_.layer_tokens += static_cast<double>(rows);
 
     if (!kv.here) note_rows(kv, positions);
     const DecoderLayer step = layer(i);
@@ -300,15 +288,15 @@ void Session::count_work(const Turn& turn) {
   for (const LayerWork& work : turn.layers) {
     const BlockRecord record = common_record(work.record());
     if (!turn.policy.attention.dense()) block_stats_.push_back(record);
-    count_work(turn, record);
+    count_work(record, kv_[record.layer].rows - turn.before.rows[record.layer]);
   }
 }
 
-void Session::count_work(const Turn& turn, const BlockRecord& record) {
+void Session::count_work(const BlockRecord& record, std::int64_t entered) {
   const Architecture& arch = engine_.arch();
-  const std::int64_t entered = kv_[record.layer].rows - turn.rows_before[record.layer];
   const auto finished = static_cast<double>(record.rows);
   const double qkv_flops = 2.0 * static_cast<double>(arch.model_dim * arch.qkv_dim());
+  prefill_stats_.layer_tokens += static_cast<double>(entered);
   prefill_stats_.linear_flops +=
       static_cast<double>(entered) * qkv_flops + finished * (arch.layer_linear_flops() - qkv_flops);
   prefill_stats_.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * record.computed_pairs;
@@ -317,8 +305,8 @@ void Session::count_work(const Turn& turn, const BlockRecord& record) {
   prefill_stats_.plan_ms += record.plan_ms;
   prefill_stats_.sparse_chunks += record.sparse_chunks;
   prefill_stats_.dense_chunks += record.dense_chunks;
-  const std::int64_t window = layer(record.layer).window(), first = turn.first_position + 1,
-                     last = turn.first_position + turn.prompt_tokens;
+  const std::int64_t window = layer(record.layer).window(), first = next_position_ + 1,
+                     last = next_position_ + prefill_stats_.prompt_tokens;
   // Of the positions first..last, those up to the window's size see all before them, the others the window.
   const std::int64_t growing = window == 0 ? last : std::clamp(window, first - 1, last);
   prefill_stats_.dense_attention_pairs +=
@@ -372,13 +360,13 @@ void Session::compute_logits(const Turn& turn) {
 // `kv: final`: of this turn's rows, every layer keeps those of the tokens that survived the last stage.
 void Session::cut_caches_to_survivors(const Turn& turn) {
   for (std::int64_t i = 0; i < engine_.arch().layers; ++i) {
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(turn.rows_before[i]));
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(turn.before.rows[i]));
     std::iota(rows.begin(), rows.end(), 0);
     const std::vector<std::int32_t>& cached = turn.cached[i];
     auto survivor = turn.alive.begin();
     for (std::size_t row = 0; row < cached.size() && survivor != turn.alive.end(); ++row) {
       if (cached[row] != *survivor) continue;
-      rows.push_back(turn.rows_before[i] + static_cast<std::int64_t>(row));
+      rows.push_back(turn.before.rows[i] + static_cast<std::int64_t>(row));
       ++survivor;
     }
     if (static_cast<std::int64_t>(rows.size()) == kv_[i].rows) continue;
@@ -391,16 +379,24 @@ void Session::cut_caches_to_survivors(const Turn& turn) {
   }
 }
 
-// Leaves the conversation as it was before the turn.
-void Session::forget(const Turn& turn) {
-  positions_ = turn.positions_before;
+void Session::begin_prompt(std::int64_t tokens, const Policy& policy) {
+  positions_ = policy.tokens.positions;
+  stages_.clear();
+  block_stats_.clear();
+  for (auto& planner : decode_planners_) planner.reset();  // caches may lose rows before the next step
+  prefill_stats_ = {.prompt_tokens = tokens, .layers = engine_.arch().layers};
+  decode_stats_ = {};
+}
+
+void Session::go_back_to(const Mark& mark) {
+  positions_ = mark.positions;
   for (std::size_t i = 0; i < kv_.size(); ++i) {
-    kv_[i].rows = turn.rows_before[i];
+    kv_[i].rows = mark.rows[i];
     kv_[i].positions.resize(static_cast<std::size_t>(kv_[i].rows));
   }
 }
 
-void Session::check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
+void Session::check_prefill(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
   if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
   if (policy.prunes() && policy.tokens.protect_tail_min < 1) {
     fail(ErrorCode::kBadArgument,

@@ -106,10 +106,10 @@ class Follower {
       session(command.at("session")).cut_to(command.at("tokens"));
     } else if (what == "prefill") {
       const Policy policy = policy_from_json(command.at("policy"), "rank 0");
-      // Between two layers rank 0 may have other sessions decode.
-      const auto cancelled = [this] { return obey_until("go_on").at("stop").get<bool>(); };
       session(command.at("session"))
-          .prefill(from_binary(command.at("tokens")), policy, options_of(command, cancelled));
+          .prefill(from_binary(command.at("tokens")), policy, options_of(command, goes_on()));
+    } else if (what == "prefill_batch") {
+      prefill_batch(command);
     } else if (what == "decode") {
       std::vector<Session*> sessions;
       for (const std::int64_t number : command.at("sessions")) sessions.push_back(&session(number));
@@ -117,6 +117,25 @@ class Follower {
     } else {
       check(false, "follow: a command of Leader's");
     }
+  }
+
+  void prefill_batch(const json& command) {
+    const std::vector<TokenId> tokens = from_binary(command.at("tokens"));
+    std::vector<Reading> readings;
+    std::size_t first = 0;
+    for (const json& part : command.at("readings")) {
+      const std::size_t count = part.at("tokens");
+      readings.push_back({.session = &session(part.at("session")),
+                          .tokens = std::span(tokens).subspan(first, count),
+                          .reserve_tokens = part.at("reserve")});
+      first += count;
+    }
+    winnow::prefill_batch(readings, command.at("cancellable") ? goes_on() : std::function<bool()>());
+  }
+
+  // What cancels a prompt here: between two layers rank 0 may have other sessions decode.
+  std::function<bool()> goes_on() {
+    return [this] { return obey_until("go_on").at("stop").get<bool>(); };
   }
 
   Session& session(std::int64_t number) const { return *sessions_.at(number); }
@@ -180,6 +199,22 @@ void Leader::prefill(std::int64_t session, std::span<const TokenId> tokens, cons
         {"all_logits", static_cast<bool>(options.all_logits)},
         {"cancellable", static_cast<bool>(options.cancelled)},
         {"scored", static_cast<bool>(options.stage_scores)}});
+}
+
+void Leader::prefill_batch(std::span<const std::int64_t> sessions, std::span<const Reading> readings,
+                           bool cancellable) {
+  std::vector<TokenId> tokens;
+  json parts = json::array();
+  for (std::size_t i = 0; i < readings.size(); ++i) {
+    const Reading& reading = readings[i];
+    tokens.insert(tokens.end(), reading.tokens.begin(), reading.tokens.end());
+    parts.push_back(
+        {{"session", sessions[i]}, {"tokens", reading.tokens.size()}, {"reserve", reading.reserve_tokens}});
+  }
+  send({{"do", "prefill_batch"},
+        {"readings", std::move(parts)},
+        {"tokens", to_binary(tokens)},
+        {"cancellable", cancellable}});
 }
 
 void Leader::go_on(bool stop) { send({{"do", "go_on"}, {"stop", stop}}); }

@@ -13,6 +13,7 @@
 #include "ranks/communicator.h"
 #include "runtime/engine.h"
 #include "runtime/session.h"
+#include "runtime/session_batch.h"
 
 namespace winnow {
 
@@ -33,6 +34,8 @@ class Leader {
   void cut_session(std::int64_t session, std::int64_t tokens);
   void prefill(std::int64_t session, std::span<const TokenId> tokens, const Policy& policy,
                const PrefillOptions& options);
+  void prefill_batch(std::span<const std::int64_t> sessions, std::span<const Reading> readings,
+                     bool cancellable);
   // Between two layers of a prompt that can be cancelled: whether it was.
   void go_on(bool stop);
   void decode(std::span<const std::int64_t> sessions, std::span<const TokenId> tokens);

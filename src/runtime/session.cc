@@ -1,14 +1,14 @@
 // Session: construction and what both passes share. The prefill is in prefill.cc, decoding in
-// batch_decode.cc.
+// session_batch.cc.
 #include "runtime/session.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
-#include "runtime/batch_decode.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/ranks.h"
+#include "runtime/session_batch.h"
 #include "sparsity/selector.h"
 
 namespace winnow {

@@ -19,6 +19,8 @@
 
 namespace winnow {
 
+struct Reading;  // session_batch.h
+
 struct PrefillOptions {
   std::int64_t reserve_tokens = 128;     // room in the caches for this many decoded tokens
   std::function<void(double)> progress;  // share done, 0..1; may be empty
@@ -47,6 +49,9 @@ class Session {
   // Reads `tokens`; logits() are then those after the last one. Error(kBadArgument) for an empty prompt or
   // one longer than the context leaves room for. False if cancelled.
   bool prefill(std::span<const TokenId> tokens, const Policy& policy, const PrefillOptions& options);
+
+  // Errors of prefill() that are known before it begins: kBadArgument, kOutOfMemory.
+  void check_prefill(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
 
   // Appends one token to every layer's cache; prompt tokens are never pruned again.
   void decode(TokenId token);
@@ -85,10 +90,20 @@ class Session {
  private:
   struct Turn;  // one prefill under way (prefill.cc)
   friend class SessionFile;
-  // One decoding step of several sessions under way (batch_decode.cc).
-  class Step;
+  class Step;  // of several sessions, under way (session_batch.cc)
   friend void decode_batch(std::span<Session* const> sessions, std::span<const TokenId> tokens);
+  friend bool prefill_batch(std::span<const Reading> readings, const std::function<bool()>& cancelled);
+  // On rank 0. They must be different sessions of one engine.
+  static std::vector<std::int64_t> numbers_of(std::span<const Reading> readings);
 
+  // What a prompt that is not read to its end leaves as it was.
+  struct Mark {
+    std::vector<std::int64_t> rows;  // [layers] of the caches
+    PositionMode positions{};
+  };
+  Mark mark() const { return {kv_lens(), positions_}; }
+  void go_back_to(const Mark& mark);
+  void begin_prompt(std::int64_t tokens, const Policy& policy);
   bool run_layers(Turn& turn);                               // false: cancelled
   std::vector<std::int32_t> places(const Turn& turn) const;  // in the conversation, of the tokens alive
   void show_attention(Turn& turn, std::int64_t layer);       // to a scorer that watches it
@@ -98,23 +113,24 @@ class Session {
                            StageRecord& record, std::vector<std::int64_t>& kept) const;
   void finish_layer(Turn& turn, std::int64_t layer);
   void count_work(const Turn& turn);
-  void count_work(const Turn& turn, const BlockRecord& record);
+  // A layer that `entered` of the prompt's tokens entered; before they count as read.
+  void count_work(const BlockRecord& record, std::int64_t entered);
   void log_gate();
   const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);
   // What all ranks agree on (session_ranks.cc): what rank 0 was told, or measured; what a layer's rank
   // did. hand_over(): hidden states go to the rank that has `layer` from that of the layer before.
-  bool cancelled(const PrefillOptions& options) const;
+  bool cancelled(const std::function<bool()>& asked) const;
   std::optional<AttentionCosts> common_costs(const AttentionPolicy& attention) const;
   void hand_over(const MatrixView& hidden, std::int64_t layer) const;
   BlockRecord common_record(BlockRecord record) const;
+  // What rope_append() does to a cache, for one whose keys and values another rank has.
+  static void note_rows(LayerKv& kv, std::span<const std::int32_t> positions);
   bool has_layer(std::int64_t layer) const { return engine_.part().layers.contains(layer); }
   // logits [rows, vocab] of the host: on rank 0 those of all ranks' parts of the vocabulary, elsewhere of its
   // own.
   void common_logits(const MatrixView& part, float* logits) const;
   void compute_logits(const Turn& turn);
-  void forget(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
-  void check_prompt(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
   void logits_of(const MatrixView& hidden, const MatrixView& logits, bool decode = false);
   void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_row_
   std::int32_t next_rope_position(const LayerKv& kv) const;

@@ -6,9 +6,9 @@
 
 namespace winnow {
 
-bool Session::cancelled(const PrefillOptions& options) const {
-  if (!options.cancelled) return false;
-  const bool stop = options.cancelled();
+bool Session::cancelled(const std::function<bool()>& asked) const {
+  if (!asked) return false;
+  const bool stop = asked();
   if (Leader* leader = engine_.leader()) leader->go_on(stop);
   return stop;
 }
@@ -35,6 +35,11 @@ BlockRecord Session::common_record(BlockRecord record) const {
     record.computed_pairs = engine_.backend().mean_over_model_heads(record.computed_pairs);
   }
   return record;
+}
+
+void Session::note_rows(LayerKv& kv, std::span<const std::int32_t> positions) {
+  kv.positions.insert(kv.positions.end(), positions.begin(), positions.end());
+  kv.rows += std::ssize(positions);
 }
 
 void Session::common_logits(const MatrixView& part, float* logits) const {

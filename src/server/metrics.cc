@@ -54,6 +54,7 @@ std::string Metrics::text() const {
   counter("prompt_tokens_total", "Tokens of prompts.", prompt_tokens);
   counter("kept_tokens_total", "Tokens of prompts that survived the last stage.", kept_tokens);
   counter("cached_tokens_total", "Tokens of prompts taken from cached prefixes.", cached_tokens);
+  counter("prefill_passes_total", "Passes over the model that read prompts, one or several.", prefill_passes);
   counter("generated_tokens_total", "Tokens of answers.", generated_tokens);
   counter("cancelled_total", "Requests whose client went away.", cancelled);
   counter("rejected_total", "Requests refused because the queue was full.", rejected);

@@ -28,6 +28,7 @@ class TimeHistogram {
 
 struct Metrics {
   std::atomic<std::int64_t> prompt_tokens{0}, kept_tokens{0}, cached_tokens{0}, generated_tokens{0};
+  std::atomic<std::int64_t> prefill_passes{0};
   std::atomic<std::int64_t> cancelled{0}, rejected{0}, timed_out{0};
   // Now.
   std::atomic<std::int64_t> queued{0}, running{0}, prefix_bytes{0}, prefix_entries{0}, kv_bytes{0};

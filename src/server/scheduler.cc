@@ -9,7 +9,7 @@
 
 #include "core/elapsed.h"
 #include "core/error.h"
-#include "runtime/batch_decode.h"
+#include "runtime/session_batch.h"
 #include "runtime/session_file.h"
 
 namespace winnow {
@@ -18,6 +18,9 @@ namespace {
 // While a prompt is being read, answers under way get a token when it has had this long since the last one,
 // and at least as long as that one took: reading keeps half of the time.
 constexpr double kDecodeDuringPrefillMs = 50;
+// Prompts are read together up to so many tokens, which fill the matrix products; more would only make the
+// first of them wait.
+constexpr std::int64_t kRowsTogether = 512;
 // Room made for an answer at first; caches grow when it is used up.
 constexpr std::int64_t kReserveTokens = 256;
 
@@ -122,18 +125,18 @@ void Scheduler::loop() {
       if (stopping_) break;
     }
     drop_gone_jobs();
-    if (const std::shared_ptr<Job> job = next_job()) start(job);
+    read_waiting();
     decode_step();
     update_gauges();
   }
   fail_all(shutting_down());
 }
 
-// The first that waits, if there is room for all of its answers.
-std::shared_ptr<Job> Scheduler::next_job() {
+// The first that waits, if there is room for all of its answers beside `answers` that are about to begin.
+std::shared_ptr<Job> Scheduler::next_job(std::int64_t answers) {
   const std::scoped_lock lock(mutex_);
   if (queue_.empty()) return nullptr;
-  const auto room = options_.max_sequences - static_cast<std::int64_t>(active_.size());
+  const auto room = options_.max_sequences - std::ssize(active_) - answers;
   if (queue_.front()->spec.choices > room) return nullptr;
   std::shared_ptr<Job> job = std::move(queue_.front());
   queue_.pop_front();
@@ -179,30 +182,171 @@ void Scheduler::fail_all(const ApiError& error) {
   active_.clear();
 }
 
-void Scheduler::start(const std::shared_ptr<Job>& job) {
-  PromptReport report;
-  report.queue_ms = ms_since(job->created);
+// All that there is room for, in the order they came: neighbours together where they are short.
+void Scheduler::read_waiting() {
+  std::vector<Prompt> prompts;
+  std::int64_t rows = 0, answers = 0;
+  while (const std::shared_ptr<Job> job = next_job(answers)) {
+    std::optional<Prompt> prompt = take_up(job);
+    if (!prompt) continue;
+    const std::int64_t more = rows_beside_others(*prompt);
+    if (rows > 0 && rows + more > kRowsTogether) {
+      start(std::exchange(prompts, {}));
+      rows = answers = 0;
+      drop_gone_jobs();
+      update_gauges();
+    }
+    rows += more;
+    answers += job->spec.choices;
+    prompts.push_back(std::move(*prompt));
+  }
+  if (!prompts.empty()) start(std::move(prompts));
+}
+
+// Of the kRowsTogether that are read in one pass: all, where the prompt is read alone.
+std::int64_t Scheduler::rows_beside_others(const Prompt& prompt) const {
+  const JobSpec& spec = prompt.job->spec;
+  if (!spec.policy.dense() || !spec.session_file.empty()) return kRowsTogether;
+  return std::min(std::ssize(prompt.unread()), kRowsTogether);
+}
+
+std::span<const TokenId> Scheduler::Prompt::unread() const {
+  return std::span(job->spec.prompt).subspan(static_cast<std::size_t>(session->tokens()));
+}
+
+// Nothing: the job failed.
+std::optional<Scheduler::Prompt> Scheduler::take_up(const std::shared_ptr<Job>& job) {
+  const JobSpec& spec = job->spec;
+  try {
+    Prompt prompt{.job = job, .session = nullptr, .report = {}};
+    prompt.report.prompt_tokens = std::ssize(spec.prompt);
+    prompt.session = session_for(spec, prompt.report);
+    prompt.report.cached_tokens = prompt.session->tokens();
+    if (prompt.loaded()) return prompt;
+    const std::int64_t unread = std::ssize(prompt.unread()), room = prompt.session->room() - unread;
+    prompt.reserve_tokens = std::clamp<std::int64_t>(std::min(spec.max_tokens, kReserveTokens), 0,
+                                                     std::max<std::int64_t>(room, 0));
+    prompt.session->check_prefill(unread, spec.policy, prompt.reserve_tokens);
+    return prompt;
+  } catch (...) {
+    fail_job(*job, as_api_error(std::current_exception()));
+    return std::nullopt;
+  }
+}
+
+// With all of its prompt from its file; with a cached prefix where the policy is dense; or empty.
+std::unique_ptr<Session> Scheduler::session_for(const JobSpec& spec, PromptReport& report) {
+  if (!spec.session_file.empty() && std::filesystem::exists(spec.session_file)) {
+    try {
+      auto session = SessionFile::load(spec.session_file, engine_, spec.policy, spec.prompt);
+      report.session = "loaded";
+      return session;
+    } catch (const Error& error) {
+      throw session_error(error, spec.session_file);
+    }
+  }
   std::unique_ptr<Session> session;
+  if (spec.policy.dense() && spec.prefix_cache) session = prefixes_.take(spec.prompt);
+  return session != nullptr ? std::move(session) : std::make_unique<Session>(engine_);
+}
+
+void Scheduler::start(std::vector<Prompt> prompts) {
+  const auto begin = Clock::now();
+  for (Prompt& prompt : prompts) prompt.report.queue_ms = ms_since(prompt.job->created);
+  bool read = false;
+  try {
+    read = prompts.size() == 1 ? read_alone(prompts.front()) : read_together(prompts);
+  } catch (...) {
+    const ApiError error = as_api_error(std::current_exception());
+    for (const Prompt& prompt : prompts) fail_job(*prompt.job, error);
+    return;
+  }
+  const double prefill_ms = ms_since(begin);
+  for (Prompt& prompt : prompts) {
+    if (read) {
+      prompt.report.prefill_ms = prefill_ms;
+      begin_answers(std::move(prompt));
+    } else {
+      fail_job(*prompt.job, out_of_time_now(*prompt.job) ? out_of_time(*prompt.job) : shutting_down());
+    }
+  }
+}
+
+// False, here and below: nobody waits for it any more.
+bool Scheduler::read_alone(Prompt& prompt) {
+  if (prompt.loaded()) return true;
+  const JobSpec& spec = prompt.job->spec;
+  PrefillOptions options;
+  options.reserve_tokens = prompt.reserve_tokens;
+  options.cancelled = [&] { return all_gone({&prompt, 1}); };
+  if (spec.positions) {
+    options.on_stage = [&](const StageRecord&, std::span<const std::int32_t> places) {
+      prompt.report.kept.emplace_back(places.begin(), places.end());
+    };
+  }
+  ++metrics_.prefill_passes;
+  if (!prompt.session->prefill(prompt.unread(), spec.policy, options)) return false;
+  prompt.report.pass = prompt.session->prefill_stats();
+  prompt.report.stages = prompt.session->stages();
+  if (spec.session_file.empty()) return true;
+  try {
+    SessionFile::save(spec.session_file, engine_, *prompt.session, spec.policy, spec.prompt);
+  } catch (const Error& error) {
+    throw session_error(error, spec.session_file);
+  }
+  prompt.report.session = "saved";
+  return true;
+}
+
+// Every short prompt alone would stream all weights for a few rows.
+bool Scheduler::read_together(std::span<Prompt> prompts) {
+  std::vector<Reading> readings;
+  for (const Prompt& prompt : prompts) {
+    readings.push_back({.session = prompt.session.get(),
+                        .tokens = prompt.unread(),
+                        .reserve_tokens = prompt.reserve_tokens});
+  }
+  ++metrics_.prefill_passes;
+  if (!prefill_batch(readings, [&] { return all_gone(prompts); })) return false;
+  for (Prompt& prompt : prompts) prompt.report.pass = prompt.session->prefill_stats();
+  return true;
+}
+
+// Asked between layers, where the answers under way get a token when it is time.
+bool Scheduler::all_gone(std::span<const Prompt> prompts) {
+  const double pause = std::max(kDecodeDuringPrefillMs, last_step_ms_);
+  if (!active_.empty() && ms_since(last_step_end_) >= pause) decode_step();
+  const std::scoped_lock lock(mutex_);
+  return stopping_ || std::all_of(prompts.begin(), prompts.end(), [](const Prompt& prompt) {
+           return prompt.job->cancelled() || out_of_time_now(*prompt.job);
+         });
+}
+
+void Scheduler::begin_answers(Prompt prompt) {
+  const std::shared_ptr<Job> job = prompt.job;
+  PromptReport report = std::move(prompt.report);
+  report.kv_lens = prompt.session->kv_lens();
+  report.kv_bytes = prompt.session->kv_bytes();
+  report.kv_bytes_dense = engine_.estimate(report.prompt_tokens, 0, Policy{}).kv;
+  report.kept_tokens = report.session == "loaded" ? report.kv_lens.back()
+                       : report.stages.empty()    ? report.prompt_tokens
+                                                  : report.stages.back().tokens_kept;
+  const auto running = std::make_shared<Running>();
+  running->job = job;
+  running->left = job->spec.choices;
   std::vector<Slot> slots;
   try {
-    session = read_prompt(*job, report);
-    if (session == nullptr) {
-      const bool in_time = !out_of_time_now(*job);
-      fail_job(*job, in_time ? shutting_down() : out_of_time(*job));
-      return;
+    for (std::int64_t i = 1; i < job->spec.choices; ++i) {
+      slots.push_back(
+          {running, std::make_unique<Sequence>(job, i, prompt.session->copy(), engine_.tokenizer())});
     }
-    const auto running = std::make_shared<Running>();
-    running->job = job;
-    running->left = job->spec.choices;
-    for (std::int64_t i = 1; i < job->spec.choices; ++i)
-      slots.push_back({running, std::make_unique<Sequence>(job, i, session->copy(), engine_.tokenizer())});
-    slots.insert(slots.begin(),
-                 Slot{running, std::make_unique<Sequence>(job, 0, std::move(session), engine_.tokenizer())});
-    running->first_token = Clock::now();
+    slots.insert(slots.begin(), Slot{running, std::make_unique<Sequence>(job, 0, std::move(prompt.session),
+                                                                         engine_.tokenizer())});
   } catch (...) {
     fail_job(*job, as_api_error(std::current_exception()));
     return;
   }
+  running->first_token = Clock::now();
   metrics_.prompt_tokens += report.prompt_tokens;
   metrics_.kept_tokens += report.kept_tokens;
   metrics_.cached_tokens += report.cached_tokens;
@@ -213,74 +357,6 @@ void Scheduler::start(const std::shared_ptr<Job>& job) {
   const std::size_t first = active_.size();
   for (Slot& slot : slots) active_.push_back(std::move(slot));
   for (std::size_t i = active_.size(); i-- > first;) advance(i);
-}
-
-// Null: cancelled or out of time.
-std::unique_ptr<Session> Scheduler::read_prompt(Job& job, PromptReport& report) {
-  const auto begin = Clock::now();
-  const JobSpec& spec = job.spec;
-  report.prompt_tokens = static_cast<std::int64_t>(spec.prompt.size());
-  std::unique_ptr<Session> session;
-  if (!spec.session_file.empty() && std::filesystem::exists(spec.session_file)) {
-    try {
-      session = SessionFile::load(spec.session_file, engine_, spec.policy, spec.prompt);
-    } catch (const Error& error) {
-      throw session_error(error, spec.session_file);
-    }
-    report.session = "loaded";
-    report.kept_tokens = session->kv_lens().back();
-    report.cached_tokens = report.prompt_tokens;
-  } else {
-    session = read_anew(job, report);
-    if (session == nullptr) return nullptr;
-    if (!spec.session_file.empty()) {
-      try {
-        SessionFile::save(spec.session_file, engine_, *session, spec.policy, spec.prompt);
-      } catch (const Error& error) {
-        throw session_error(error, spec.session_file);
-      }
-      report.session = "saved";
-    }
-  }
-  report.prefill_ms = ms_since(begin);
-  report.kv_lens = session->kv_lens();
-  report.kv_bytes = session->kv_bytes();
-  report.kv_bytes_dense = engine_.estimate(report.prompt_tokens, 0, Policy{}).kv;
-  return session;
-}
-
-// On top of a cached prefix where the policy is dense; else from the first token.
-std::unique_ptr<Session> Scheduler::read_anew(Job& job, PromptReport& report) {
-  const JobSpec& spec = job.spec;
-  std::unique_ptr<Session> session;
-  if (spec.policy.dense() && spec.prefix_cache) session = prefixes_.take(spec.prompt);
-  if (session == nullptr) session = std::make_unique<Session>(engine_);
-  report.cached_tokens = session->tokens();
-  const auto rest = std::span(spec.prompt).subspan(static_cast<std::size_t>(session->tokens()));
-  if (!prefill(job, *session, rest, report)) return nullptr;
-  report.pass = session->prefill_stats();
-  report.stages = session->stages();
-  report.kept_tokens = report.stages.empty() ? report.prompt_tokens : report.stages.back().tokens_kept;
-  return session;
-}
-
-bool Scheduler::prefill(Job& job, Session& session, std::span<const TokenId> tokens, PromptReport& report) {
-  PrefillOptions options;
-  const std::int64_t room = session.room() - static_cast<std::int64_t>(tokens.size());
-  options.reserve_tokens = std::clamp<std::int64_t>(std::min(job.spec.max_tokens, kReserveTokens), 0,
-                                                    std::max<std::int64_t>(room, 0));
-  options.cancelled = [&] {
-    const double pause = std::max(kDecodeDuringPrefillMs, last_step_ms_);
-    if (!active_.empty() && ms_since(last_step_end_) >= pause) decode_step();
-    const std::scoped_lock lock(mutex_);
-    return stopping_ || job.cancelled() || out_of_time_now(job);
-  };
-  if (job.spec.positions) {
-    options.on_stage = [&](const StageRecord&, std::span<const std::int32_t> places) {
-      report.kept.emplace_back(places.begin(), places.end());
-    };
-  }
-  return session.prefill(tokens, job.spec.policy, options);
 }
 
 // A token for every answer under way.

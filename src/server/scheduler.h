@@ -1,6 +1,6 @@
-// Scheduler: one thread that owns the engine. Prompts are read one at a time, in the order they came; all
-// answers under way are decoded together, a token each, also between the layers of a prefill, so that a long
-// prompt does not stop the others' answers. Knows nothing of HTTP.
+// Scheduler: one thread that owns the engine. Prompts are read in the order they came, short ones under dense
+// policies together, others alone; all answers under way are decoded together, a token each, also between the
+// layers of a prefill, so that a long prompt does not stop the others' answers. Knows nothing of HTTP.
 //
 // What may be reused: a prompt under a dense policy takes its beginning from the prefix cache and leaves its
 // caches there. A prompt under any other policy is read anew: what was dropped, for the question at its end,
@@ -13,6 +13,8 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -49,14 +51,28 @@ class Scheduler {
 
  private:
   struct Running;  // a job whose answers are being decoded
+  // A job whose prompt is read next. Its session has what need not be read: a cached prefix, or all of it.
+  struct Prompt {
+    std::shared_ptr<Job> job;
+    std::unique_ptr<Session> session;
+    std::int64_t reserve_tokens = 0;
+    PromptReport report;
+    std::span<const TokenId> unread() const;
+    bool loaded() const { return !report.session.empty(); }  // from its session file
+  };
 
   void loop();
-  std::shared_ptr<Job> next_job();
+  std::shared_ptr<Job> next_job(std::int64_t answers);
   void drop_gone_jobs();
-  void start(const std::shared_ptr<Job>& job);
-  std::unique_ptr<Session> read_prompt(Job& job, PromptReport& report);
-  std::unique_ptr<Session> read_anew(Job& job, PromptReport& report);
-  bool prefill(Job& job, Session& session, std::span<const TokenId> tokens, PromptReport& report);
+  void read_waiting();
+  std::int64_t rows_beside_others(const Prompt& prompt) const;
+  std::optional<Prompt> take_up(const std::shared_ptr<Job>& job);
+  std::unique_ptr<Session> session_for(const JobSpec& spec, PromptReport& report);
+  void start(std::vector<Prompt> prompts);
+  bool read_alone(Prompt& prompt);
+  bool read_together(std::span<Prompt> prompts);
+  bool all_gone(std::span<const Prompt> prompts);
+  void begin_answers(Prompt prompt);
   void decode_step();
   void advance(std::size_t index);
   void end_sequence(std::size_t index, bool keep_session);

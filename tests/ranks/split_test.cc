@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "model/model_part.h"
-#include "runtime/batch_decode.h"
+#include "runtime/session_batch.h"
 #include "sparsity/selector.h"
 #include "support/format_testing.h"
 #include "support/rank_testing.h"
@@ -172,14 +172,20 @@ TEST_P(SplitModel, AllLogitsArePutTogether) {
 }
 
 TEST_P(SplitModel, CopiesAndBatchesGoOnIndependently) {
-  const auto tokens = some_tokens(60);
+  const auto tokens = some_tokens(60), more = some_tokens(9, 2), other = some_tokens(20, 3);
   const auto last_logits = [&](const Engine& e) {
     Session first(e);
     EXPECT_TRUE(first.prefill(tokens, Policy{}, {}));
     const auto copy = first.copy(), prefix = first.copy_prefix(31);
-    const std::vector<Session*> batch{&first, copy.get(), prefix.get()};
+    const auto fresh = std::make_unique<Session>(e);
+    // Read together, while another conversation goes on.
+    EXPECT_TRUE(prefill_batch(std::vector<Reading>{{prefix.get(), more}, {fresh.get(), other}}, [&] {
+      copy->decode(5);
+      return false;
+    }));
+    const std::vector<Session*> batch{&first, copy.get(), prefix.get(), fresh.get()};
     for (const TokenId token : {3, 4}) {
-      decode_batch(batch, std::vector<TokenId>{token, token + 1, token + 2});
+      decode_batch(batch, std::vector<TokenId>{token, token + 1, token + 2, token + 3});
     }
     std::vector<float> logits;
     for (const Session* session : batch) {

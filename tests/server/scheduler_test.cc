@@ -18,6 +18,20 @@ class SchedulerTest : public testing::Test {
   Scheduler scheduler_{engine(), {}, metrics_};
 
   Outcome run(JobSpec spec) { return outcome(*scheduler_.submit(std::move(spec))); }
+
+  // All of them wait until a job that takes all the room is cancelled.
+  std::vector<Outcome> run_at_once(const std::vector<std::vector<TokenId>>& prompts, const Policy& policy) {
+    JobSpec all_room = greedy(some_tokens(4), 500);
+    all_room.choices = SchedulerOptions{}.max_sequences;
+    const auto occupied = scheduler_.submit(all_room);
+    occupied->wait(std::chrono::seconds(30));  // its prompt has been read
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (const auto& prompt : prompts) jobs.push_back(scheduler_.submit(greedy(prompt, 8, policy)));
+    occupied->cancel();
+    std::vector<Outcome> outcomes;
+    for (const auto& job : jobs) outcomes.push_back(outcome(*job));
+    return outcomes;
+  }
 };
 
 TEST_F(SchedulerTest, AnswersAsASessionDoes) {
@@ -44,6 +58,40 @@ TEST_F(SchedulerTest, ManyAtOnce) {
     EXPECT_EQ(texts[static_cast<std::size_t>(i)],
               expected_text(engine(), some_tokens(30 + i, i), 10, policy_of(i)))
         << i;
+  }
+}
+
+// Short prompts that wait next to each other are read in one pass.
+TEST_F(SchedulerTest, ShortPromptsAreReadTogether) {
+  const std::vector<TokenId> shared = some_tokens(60, 9);
+  run(greedy(shared, 2));  // leaves a prefix
+  std::vector<std::vector<TokenId>> prompts;
+  for (int i = 0; i < 6; ++i) {
+    prompts.push_back(some_tokens(20 + 9 * i, i));
+    if (i % 2 == 0) prompts.back().insert(prompts.back().begin(), shared.begin(), shared.end());
+  }
+  const std::vector<Outcome> outcomes = run_at_once(prompts, {});
+  EXPECT_EQ(metrics_.prefill_passes, 3);  // of the prefix, of what occupied the scheduler, of these
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(outcomes[i].texts[0], expected_text(engine(), prompts[i], 8));
+    EXPECT_EQ(outcomes[i].prompt.kept_tokens, std::ssize(prompts[i]));
+    EXPECT_EQ(outcomes[i].prompt.kv_bytes, outcomes[i].prompt.kv_bytes_dense);
+    EXPECT_EQ(outcomes[i].prompt.cached_tokens, i % 2 == 0 ? 60 : 0);
+  }
+}
+
+TEST_F(SchedulerTest, PromptsThatPruneAreReadAlone) {
+  const std::vector<std::vector<TokenId>> prompts{some_tokens(30, 1), some_tokens(400, 2), some_tokens(40, 3),
+                                                  some_tokens(300, 4)};
+  const std::vector<Outcome> dense = run_at_once(prompts, {});
+  EXPECT_EQ(metrics_.prefill_passes, 1 + 2);  // the last would be too many rows
+  const Policy policy = staged(ScorerKind::kAttention, 0.5);
+  const std::vector<Outcome> pruned = run_at_once(prompts, policy);
+  EXPECT_EQ(metrics_.prefill_passes, 3 + 1 + 4);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    EXPECT_EQ(dense[i].texts[0], expected_text(engine(), prompts[i], 8));
+    EXPECT_EQ(pruned[i].texts[0], expected_text(engine(), prompts[i], 8, policy));
   }
 }
 
