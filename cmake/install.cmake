@@ -37,11 +37,13 @@ endif()
 set(CPACK_PACKAGE_VENDOR winnow)
 set(CPACK_PACKAGE_CONTACT "winnow maintainers <winnow@example.invalid>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "long prompts made cheap by not computing what does not matter")
-set(CPACK_PACKAGE_DESCRIPTION "An engine for language models that leaves out prompt tokens and blocks of attention that\n\
- matter little, says what that costs in quality, and answers on the command line, over HTTP and from C.")
+set(CPACK_PACKAGE_DESCRIPTION "An engine for language models that leaves out prompt tokens and blocks of\n\
+attention that matter little, says what that costs in quality, and answers on\n\
+the command line, over HTTP and from C.")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_GENERATOR DEB)
+set(CPACK_PRE_BUILD_SCRIPTS ${PROJECT_SOURCE_DIR}/cmake/debian_layout.cmake)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 # Dependencies are read from the binaries.
@@ -54,4 +56,6 @@ else()
   message(STATUS "A Debian package made here would name no dependencies: install dpkg-dev and file for them")
 endif()
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+file(WRITE ${CMAKE_BINARY_DIR}/generated/triggers "activate-noawait ldconfig\n")
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/generated/triggers)
 include(CPack)

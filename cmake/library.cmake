@@ -34,6 +34,7 @@ endif()
 
 set_target_properties(winnow_shared PROPERTIES VERSION ${WINNOW_ABI_VERSION}.${PROJECT_VERSION} SOVERSION ${WINNOW_ABI_VERSION})
 set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS_POLICY ">=")  # the interface only grows
 install(TARGETS winnow_shared EXPORT winnow LIBRARY)
 install(DIRECTORY include/winnow TYPE INCLUDE)
 

@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "backends/cuda/block_planning.h"
 #include "device_array.h"
+#include "query_rows.h"
 
 namespace winnow::cuda {
 namespace {
@@ -25,15 +26,6 @@ struct PlanCase {
   bool gaps = false;
   std::int64_t dense_from_row = -1;
 };
-
-std::vector<std::int32_t> make_rows(const PlanCase& c, std::mt19937_64& random) {
-  std::vector<std::int32_t> rows(static_cast<std::size_t>(c.kv_rows));
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
-  if (c.gaps) std::shuffle(rows.begin(), rows.end(), random);
-  rows.erase(rows.begin(), rows.end() - c.queries);
-  std::sort(rows.begin(), rows.end());
-  return rows;
-}
 
 template <class T>
 std::vector<T> random_values(std::int64_t count, float spread, std::mt19937_64& random) {
@@ -56,7 +48,7 @@ int check_plan(const PlanCase& c, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   const std::vector<T> q = random_values<T>(c.queries * kHeads * c.dim, 1.5f, random);
   const std::vector<T> k = random_values<T>(c.kv_rows * kKvHeads * c.dim, 1.0f, random), v = k;
-  const std::vector<std::int32_t> rows = make_rows(c, random);
+  const std::vector<std::int32_t> rows = query_rows(c.kv_rows, c.queries, c.gaps, random);
   const std::int64_t last = std::min<std::int64_t>(40, c.queries);
 
   LayerKv kv;

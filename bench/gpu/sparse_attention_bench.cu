@@ -20,6 +20,7 @@
 #include "backends/cuda/block_planning.h"
 #include "backends/cuda/sparse_attention.h"
 #include "device_array.h"
+#include "query_rows.h"
 
 namespace winnow::cuda {
 namespace {
@@ -115,15 +116,6 @@ struct Problem {
   BlockAttentionParams params() const;
 };
 
-std::vector<std::int32_t> make_rows(const Case& c, std::mt19937_64& random) {
-  std::vector<std::int32_t> rows(static_cast<std::size_t>(c.kv_rows));
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int32_t>(i);
-  if (c.gaps) std::shuffle(rows.begin(), rows.end(), random);
-  rows.erase(rows.begin(), rows.end() - c.queries);
-  std::sort(rows.begin(), rows.end());
-  return rows;
-}
-
 std::vector<std::uint32_t> make_plan(const Case& c, const std::vector<std::int32_t>& rows,
                                      std::mt19937_64& random, double& pairs, double& causal) {
   const std::int64_t heads = c.grouped ? c.kv_heads : c.heads, words = plan_words(c.kv_rows, c.k_block);
@@ -169,7 +161,7 @@ Problem::Problem(const Case& c, std::uint64_t seed)
                     plan_words(c.kv_rows, c.k_block)),
       workspace(block_attention_workspace(c.heads, c.queries)) {
   std::mt19937_64 random(seed);
-  rows = make_rows(c, random);
+  rows = query_rows(c.kv_rows, c.queries, c.gaps, random);
   listed = make_plan(c, rows, random, pairs, causal_pairs);
   check_cuda(cudaMemcpy(device_rows.data, rows.data(), rows.size() * 4, cudaMemcpyHostToDevice), "rows");
   check_cuda(cudaMemcpy(device_listed.data, listed.data(), listed.size() * 4, cudaMemcpyHostToDevice),

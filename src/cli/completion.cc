@@ -99,7 +99,7 @@ complete -o default -F _winnow winnow
 
 // ---- zsh
 
-// In _arguments, brackets and colons of a description have a meaning.
+// In _arguments, brackets and colons of a description have a meaning, and colons of an action too.
 std::string zsh_text(const std::string& text) {
   return replaced(replaced(replaced(text, "[", "("), "]", ")"), ":", "\\:");
 }
@@ -109,9 +109,10 @@ std::string zsh_option(const OptionText& option) {
   if (!option.value.empty()) {
     const std::string words = words_of(option);
     const std::string choose =
-        words.empty() ? "_files"
-                      : fmt::format("_alternative \"words:value:({})\" \"files:file:_files\"", words);
-    action = fmt::format(":{}:{}", zsh_text(option.value), words.empty() ? choose : "{ " + choose + " }");
+        words.empty()
+            ? "_files"
+            : fmt::format(R"zsh({{_alternative "words\:value\:({})" "files\:file\:_files"}})zsh", words);
+    action = fmt::format(":{}:{}", zsh_text(option.value), choose);
   }
   const std::string what = fmt::format("[{}]{}", zsh_text(option.description), action);
   std::string lines;

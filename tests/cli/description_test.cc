@@ -109,6 +109,13 @@ TEST(CompletionTest, BashOffersValuesAndLeavesFilesToTheShell) {
   EXPECT_TRUE(words_of(offered_by_bash("winnow run -f ''")).empty());
 }
 
+// A bare colon would begin another argument.
+TEST(CompletionTest, ZshOffersValuesAndFiles) {
+  const std::string zsh = run_program({"completion", "zsh"}).out;
+  EXPECT_NE(zsh.find(R"zsh(:{_alternative "words\:value\:(bf16 f32 int8)" "files\:file\:_files"}')zsh"),
+            std::string::npos);
+}
+
 // zsh and fish need not be here: every command and option is in their scripts.
 TEST(CompletionTest, ZshAndFishKnowEveryOption) {
   const std::string zsh = run_program({"completion", "zsh"}).out,

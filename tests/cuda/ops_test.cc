@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/uniform.h"
 #include "sparsity/token_pruner.h"
-#include "support/backend_test_util.h"
+#include "support/cuda_test.h"
 #include "support/stored_matrix.h"
 
 namespace winnow::testing {
@@ -19,27 +19,12 @@ constexpr Tolerance kCudaAttentionF32 = {3e-5, 3e-5};
 // Logits of the window come from tensor cores, float32 sums of head_dim terms.
 constexpr Tolerance kCudaWindowScores = {1e-6, 2e-3};
 
-class Cuda : public ::testing::TestWithParam<Precision> {
+class Cuda : public CudaTest {
  protected:
-  void SetUp() override {
-    try {
-      cuda_ = make_cuda_backend(GetParam(), 0);
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-    reference_ = make_reference_backend(GetParam());
-  }
-
-  Tolerance attention_tolerance() const {
-    return GetParam() == Precision::kBF16 ? kAttentionBf16 : kCudaAttentionF32;
-  }
-  bool bf16() const { return GetParam() == Precision::kBF16; }
-
-  std::unique_ptr<Backend> cuda_, reference_;
+  Tolerance attention_tolerance() const { return bf16() ? kAttentionBf16 : kCudaAttentionF32; }
 };
 
-INSTANTIATE_TEST_SUITE_P(Gpu, Cuda, ::testing::ValuesIn(kPrecisions),
-                         [](const auto& param_info) { return std::string(name(param_info.param)); });
+INSTANTIATE_TEST_SUITE_P(Gpu, Cuda, ::testing::ValuesIn(kPrecisions), precision_of);
 
 std::vector<std::int64_t> last_rows(std::int64_t rows, std::int64_t count) {
   std::vector<std::int64_t> result(static_cast<std::size_t>(std::min(rows, count)));

@@ -2,27 +2,13 @@
 // Skips where there is no GPU. (bench/gpu/block_plans_check compares block by block.)
 #include <cmath>
 
-#include "core/error.h"
-#include "support/backend_test_util.h"
+#include "support/cuda_test.h"
 
 namespace winnow::testing {
 namespace {
 
-class CudaPlanner : public ::testing::TestWithParam<Precision> {
- protected:
-  void SetUp() override {
-    try {
-      cuda_ = make_cuda_backend(GetParam(), 0);
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-    reference_ = make_reference_backend(GetParam());
-  }
-  std::unique_ptr<Backend> cuda_, reference_;
-};
-
-INSTANTIATE_TEST_SUITE_P(Gpu, CudaPlanner, ::testing::ValuesIn(kPrecisions),
-                         [](const auto& param_info) { return std::string(name(param_info.param)); });
+using CudaPlanner = CudaTest;
+INSTANTIATE_TEST_SUITE_P(Gpu, CudaPlanner, ::testing::ValuesIn(kPrecisions), precision_of);
 
 struct Planned {
   PlanWork work;
@@ -74,11 +60,10 @@ TEST_P(CudaPlanner, ChoosesWhatTheReferenceChooses) {
       ++rules;
       if (found.work.computed != expected.work.computed) continue;  // a tie fell the other way
       ++alike;
-      expect_close(found.out, expected.out,
-                   GetParam() == Precision::kBF16 ? Tolerance{2e-2, kBf16Ulp} : Tolerance{1e-4, 1e-4});
+      expect_close(found.out, expected.out, bf16() ? Tolerance{2e-2, kBf16Ulp} : Tolerance{1e-4, 1e-4});
     }
   }
-  EXPECT_GE(alike, GetParam() == Precision::kF32 ? rules : rules / 2);
+  EXPECT_GE(alike, bf16() ? rules / 2 : rules);
 }
 
 }  // namespace
