@@ -21,6 +21,8 @@ constexpr double kDecodeDuringPrefillMs = 50;
 // Prompts are read together up to so many tokens, which fill the matrix products; more would only make the
 // first of them wait.
 constexpr std::int64_t kRowsTogether = 512;
+// How long the first prompt after a pause waits for another one.
+constexpr std::chrono::milliseconds kNeighbourWait{1};
 // Room made for an answer at first; caches grow when it is used up.
 constexpr std::int64_t kReserveTokens = 256;
 
@@ -122,6 +124,7 @@ void Scheduler::loop() {
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return stopping_ || !queue_.empty() || !active_.empty(); });
+      if (active_.empty()) wait_for_neighbours(lock);
       if (stopping_) break;
     }
     drop_gone_jobs();
@@ -130,6 +133,14 @@ void Scheduler::loop() {
     update_gauges();
   }
   fail_all(shutting_down());
+}
+
+// What several clients send at once arrives within moments of each other, and costs less when read together.
+void Scheduler::wait_for_neighbours(std::unique_lock<std::mutex>& lock) {
+  for (std::size_t waiting = 0; waiting < queue_.size() && std::ssize(queue_) < options_.max_sequences;) {
+    waiting = queue_.size();
+    wake_.wait_for(lock, kNeighbourWait, [&] { return stopping_ || queue_.size() > waiting; });
+  }
 }
 
 // The first that waits, if there is room for all of its answers beside `answers` that are about to begin.

@@ -62,6 +62,7 @@ class Scheduler {
   };
 
   void loop();
+  void wait_for_neighbours(std::unique_lock<std::mutex>& lock);
   std::shared_ptr<Job> next_job(std::int64_t answers);
   void drop_gone_jobs();
   void read_waiting();
