@@ -13,6 +13,7 @@
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/widened_gemm.h"
 #include "core/check.h"
 
 namespace winnow {
@@ -24,6 +25,9 @@ class CpuBackend final : public Backend {
   CpuBackend(Precision precision, int threads)
       : precision_(precision), threads_(threads), gemm_(precision, threads), team_(threads) {
     if (precision == Precision::kInt8) int8_gemm_ = std::make_unique<Int8Gemm>(threads);
+    if (precision == Precision::kBF16 && !has_bf16_products()) {
+      widened_gemm_ = std::make_unique<WidenedGemm>(threads);
+    }
   }
 
   std::string description() const override {
@@ -40,6 +44,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> pack_stored(std::int64_t out_features, std::int64_t in_features,
                                       const RowReader& reader, std::span<const StoredRows> stored) override {
     if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
+    if (widened_gemm_ != nullptr) return widened_gemm_->pack(out_features, in_features, reader, stored);
     return gemm_.pack(out_features, in_features, reader, stored);
   }
   void together(const std::function<void()>& body) override { team_.open(body); }
@@ -51,6 +56,7 @@ class CpuBackend final : public Backend {
   }
   void linear(const LinearParams& p) override {
     if (int8_gemm_ != nullptr) return int8_gemm_->linear(p);
+    if (widened_gemm_ != nullptr) return widened_gemm_->linear(p);
     gemm_.linear(p);
   }
 
@@ -189,7 +195,8 @@ class CpuBackend final : public Backend {
   Precision precision_;
   int threads_;
   Gemm gemm_;
-  std::unique_ptr<Int8Gemm> int8_gemm_;  // of Precision::kInt8
+  std::unique_ptr<Int8Gemm> int8_gemm_;        // of Precision::kInt8
+  std::unique_ptr<WidenedGemm> widened_gemm_;  // of Precision::kBF16, where oneDNN has no such products
   DecodeAttention decode_attention_;
   Team team_;
 };

@@ -217,6 +217,17 @@ void multiply_panels(const LinearParams& params, const PackedWeight& weight, con
   }
 }
 
+bool has_bf16_products() {
+  static const bool has = [] {
+    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+    const memory::desc side({16, 16}, memory::data_type::bf16, memory::format_tag::ab);
+    const dnnl::matmul::primitive_desc product(dnnl::matmul::desc(side, side, side), dnnl::primitive_attr(),
+                                               engine, /*allow_empty=*/true);
+    return static_cast<bool>(product);
+  }();
+  return has;
+}
+
 Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
   impl_->dtype = compute_dtype(precision);
   impl_->threads = threads;

@@ -9,6 +9,10 @@
 
 namespace winnow::cpu {
 
+// Whether oneDNN can be asked for Precision::kBF16 on this CPU; ONEDNN_MAX_CPU_ISA counts. See
+// widened_gemm.h.
+bool has_bf16_products();
+
 class Gemm {
  public:
   Gemm(Precision precision, int threads);
