@@ -14,12 +14,12 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "calibrate/block_calibration.h"
+#include "core/mapped_file.h"
 #include "eval/window_workload.h"
 #include "sparsity/selector.h"
 #include "train/model_pass.h"
@@ -111,8 +111,7 @@ int run(const Options& options) {
   const auto engine = Engine::open({.model = options.model, .random_weights = "", .progress = {}});
   std::vector<EvalText> texts;
   for (const std::string& path : options.texts) {
-    std::ifstream file(path);
-    texts.push_back({path, {std::istreambuf_iterator<char>(file), {}}});
+    texts.push_back({path, std::string(MappedFile(path).text())});
   }
   const PromptEncoder encoder(engine->tokenizer(), /*plain=*/true);
   CurveSettings settings;

@@ -3,14 +3,14 @@
 //
 //   rank_check MODEL TEXT [TOKENS=2000] [DEVICES=cuda:0,cuda:1]
 //
-// One line for each precision, split and policy; WINNOW_GPU_EXCHANGE=nccl checks NCCL (docs/multi_gpu.md).
-// Exit code 1 when a bound does not hold: in float32 the same rows and a KL of 1e-6, in bf16 99.5% of the
-// rows and a KL of .01 (bf16 rounds the summands too).
+// The first TOKENS of the text; too short a text is refused. One line for each precision, split and policy;
+// WINNOW_GPU_EXCHANGE=nccl checks NCCL (docs/multi_gpu.md). Exit code 1 when a bound does not hold: in
+// float32 the same rows and a KL of 1e-6, in bf16 99.5% of the rows and a KL of .01 (bf16 rounds the summands
+// too).
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <iterator>
 #include <span>
 #include <sstream>
@@ -21,6 +21,7 @@
 #include "runtime/engine.h"
 #include "runtime/rank_processes.h"
 #include "runtime/session.h"
+#include "text_tokens.h"
 
 namespace {
 
@@ -84,7 +85,7 @@ std::vector<std::string> device_list(const std::string& text) {
   return devices;
 }
 
-int check_ranks(const std::string& model, const std::string& text, std::int64_t count,
+int check_ranks(const std::string& model, std::span<const TokenId> tokens,
                 const std::vector<std::string>& devices) {
   const auto ranks = start_ranks(static_cast<int>(devices.size()));
   int failed = 0;
@@ -95,8 +96,6 @@ int check_ranks(const std::string& model, const std::string& text, std::int64_t 
     options.precision = precision;
     options.attention_costs = [](const BlockRule&) { return AttentionCosts{1, 0.1, 0, 0}; };  // not measured
     const auto one = Engine::open(options);
-    std::vector<TokenId> tokens = one->tokenizer().encode(text, false);
-    tokens.resize(std::min<std::size_t>(tokens.size(), static_cast<std::size_t>(count)));
     options.devices = devices;
     for (const auto& [split, name] :
          {std::pair{Split::kTensor, "tensor"}, std::pair{Split::kLayers, "layers"}}) {
@@ -120,9 +119,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    std::ifstream file(argv[2]);
-    const std::string text{std::istreambuf_iterator<char>(file), {}};
-    return check_ranks(argv[1], text, argc > 3 ? std::atoll(argv[3]) : 2000,
+    const std::int64_t count = std::max<std::int64_t>(kDecoded, argc > 3 ? std::atoll(argv[3]) : 2000);
+    const auto tokens = text_tokens(argv[1], argv[2], count);
+    return check_ranks(argv[1], std::span(tokens).first(static_cast<std::size_t>(count)),
                        device_list(argc > 4 ? argv[4] : "cuda:0,cuda:1"));
   } catch (const std::exception& error) {
     fmt::print(stderr, "rank_check: {}\n", error.what());
