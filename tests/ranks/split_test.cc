@@ -263,6 +263,14 @@ TEST(SplitModelParts, CoverTheModelOnce) {
                [&] { split_model(arch, Split::kLayers, 6); });
 }
 
+// What an evaluation's ranks know without MPI, which they do not join.
+TEST(SplitModelHosts, AreWhatTheLauncherSays) {
+  if (!mpi_ranks()) GTEST_SKIP() << "needs mpirun";
+  EXPECT_EQ(mpi_ranks()->local_rank(), mpi_launch()->local_rank);
+  EXPECT_EQ(mpi_ranks()->local_size(), mpi_launch()->local_size);
+  EXPECT_EQ(mpi_ranks()->host(), 0);
+}
+
 TEST(SplitModelParts, AModelThatCannotBeSplitIsRefusedBeforeAnyRankLoadsIt) {
   if (mpi_ranks() && mpi_ranks()->size() != 2) GTEST_SKIP() << "needs 2 ranks";
   const TestRanks ranks(2);
