@@ -7,6 +7,7 @@
 #include "backends/row_choice.h"
 #include "core/check.h"
 #include "core/uniform.h"
+#include "ranks/communicator.h"
 
 namespace winnow {
 

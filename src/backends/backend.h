@@ -28,7 +28,6 @@
 #include "core/buffer.h"
 #include "core/dtype.h"
 #include "core/range.h"
-#include "ranks/communicator.h"
 
 namespace winnow {
 
@@ -253,6 +252,7 @@ struct ActivationParams {
 
 struct RowChoiceParams;  // row_choice.h
 class RowChoice;
+class Communicator;  // ranks/communicator.h
 
 // The ranks that compute a model's layers together, each with a backend of its own (docs/multi_gpu.md).
 struct RankShare {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -120,15 +121,39 @@ std::string journal_path(const EvalOptions& options, int rank = 0) {
                    : fmt::format("{}.partial.rank{}.jsonl", options.output, rank);
 }
 
-// The samples of earlier runs, of all ranks. By rank 0 before the others look: what they find is of this run.
-void discard_journals(const EvalOptions& options, int ranks) {
-  for (int rank = 0; rank < ranks; ++rank) Journal::discard(journal_path(options, rank));
+// Those of all ranks but 0, of this run or of an earlier one that had more of them.
+std::vector<std::string> rank_journals(const EvalOptions& options) {
+  const std::filesystem::path output(options.output);
+  const std::string prefix = output.filename().string() + ".partial.rank", suffix = ".jsonl";
+  const std::filesystem::path folder = output.has_parent_path() ? output.parent_path() : ".";
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(prefix) && name.ends_with(suffix)) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
 }
 
+// What the other ranks have measured comes into rank 0's journal, and theirs go.
+void merge_journals(const EvalOptions& options, Journal& journal) {
+  for (const std::string& path : rank_journals(options)) {
+    journal.learn(path, /*keep=*/true);
+    Journal::discard(path);
+  }
+}
+
+// Rank 0's, with the samples of earlier runs of all ranks unless it starts over. Before the others look at
+// it.
 std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
   if (options.output.empty()) return nullptr;
   const std::string path = journal_path(options);
+  if (!options.resume) {
+    Journal::discard(path);
+    for (const std::string& other : rank_journals(options)) Journal::discard(other);
+  }
   auto journal = std::make_unique<Journal>(path);
+  merge_journals(options, *journal);
   if (journal->size() > 0) {
     fmt::print(stderr, "{}: {} samples of an earlier run; those that still apply are not measured again\n",
                path, journal->size());
@@ -151,29 +176,40 @@ int eval_items(const EvalOptions& options, const RankOfLaunch& self) {
   return 0;
 }
 
-// What the other ranks have measured, into rank 0's journal.
-void merge_journals(const EvalOptions& options, int size, Journal& journal) {
-  for (int rank = 1; rank < size; ++rank) journal.learn(journal_path(options, rank), /*keep=*/true);
-}
-
-void wait_for_ranks(ItemClaims& claims) {
-  for (const int rank : claims.wait_for_others()) {
+void wait_for_ranks(ItemClaims& claims, const std::function<bool()>& cancelled) {
+  for (const int rank : claims.wait_for_others(cancelled)) {
     fmt::print(stderr,
                "winnow: rank {} has ended before its part was done: what is missing is measured here\n",
                rank);
   }
 }
 
-RunResult run_with_progress(const Evaluation& evaluation, const EvalOptions& options, Journal* journal,
-                            ItemClaims* claims = nullptr) {
+RunResult run_with_progress(const Evaluation& evaluation, const EvalOptions& options, RunnerOptions runner) {
   Progress progress("evaluating", options.model.progress_style());
+  runner.progress = [&](double share, const std::string& note) { progress.update(share, note); };
+  return evaluation.run(runner);
+}
+
+// All samples, until Ctrl-C. Over ranks, `claims` are rank 0's: it measures its part, and then what the
+// others have not; after Ctrl-C they end at once, and what all of them have measured is kept.
+RunResult measure(const Evaluation& evaluation, const EvalOptions& options, Journal* journal,
+                  std::optional<ItemRank>& shared, ItemClaims* claims) {
   const Interrupt interrupt;
   RunnerOptions runner;
   runner.journal = journal;
-  runner.progress = [&](double share, const std::string& note) { progress.update(share, note); };
   runner.cancelled = [&] { return interrupt.requested(); };
-  if (claims != nullptr) runner.take = [claims](const std::string& item) { return claims->claim(item); };
-  return evaluation.run(runner);
+  if (claims == nullptr) return run_with_progress(evaluation, options, runner);
+  runner.take = [claims](const std::string& item) { return claims->claim(item); };
+  if (!run_with_progress(evaluation, options, runner).cancelled) {
+    claims->finish();
+    wait_for_ranks(*claims, runner.cancelled);
+  }
+  if (shared->others && !interrupt.requested()) shared->others->wait();
+  shared->others.reset();
+  merge_journals(options, *journal);
+  runner.take = {};
+  runner.only_known = interrupt.requested();
+  return run_with_progress(evaluation, options, runner);
 }
 
 int report_interrupted(const RunResult& result, const Journal* journal) {
@@ -196,30 +232,21 @@ int eval(EvalOptions options) {
   if (!options.output.empty()) check_writable(options.output);
   if (shares_items(options.model) && options.output.empty())
     throw UsageError("over several ranks the result needs a file: -o FILE");
-  const auto shared = share_items(options.model, [&](const ItemRank& rank, const ModelOptions& model) {
+  auto shared = share_items(options.model, [&](const ItemRank& rank, const ModelOptions& model) {
     EvalOptions own = options;
     own.model = model;
     return eval_items(own, rank.self);
   });
   if (shared && shared->self.rank > 0) return eval_items(options, shared->self);
-  const int ranks = shared ? shared->self.size : 1;
-  const auto prepare = [&] {
-    if (!options.resume && !options.output.empty()) discard_journals(options, ranks);
-  };
+  std::unique_ptr<Journal> journal;
   std::optional<ItemClaims> claims;
-  if (shared) claims.emplace(options.output + ".partial", shared->self, prepare);
+  if (shared) {
+    claims.emplace(options.output + ".partial", shared->self, [&] { journal = open_journal(options); });
+  }
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
-  if (!shared) prepare();
-  const auto journal = open_journal(options);
-  if (shared) merge_journals(options, ranks, *journal);  // of an interrupted run
-  RunResult result = run_with_progress(evaluation, options, journal.get(), claims ? &*claims : nullptr);
-  if (claims && !result.cancelled) {
-    claims->finish();
-    wait_for_ranks(*claims);
-    merge_journals(options, ranks, *journal);
-    result = run_with_progress(evaluation, options, journal.get());  // reads what is there, measures the rest
-  }
+  if (!shared) journal = open_journal(options);
+  const RunResult result = measure(evaluation, options, journal.get(), shared, claims ? &*claims : nullptr);
   if (!result.finished()) return report_interrupted(result, journal.get());
 
   json report = provenance(kEvalSchema, *engine, options.model);
@@ -235,7 +262,6 @@ int eval(EvalOptions options) {
   if (journal == nullptr) return 0;
   write_file_atomically(options.output, text);
   journal->remove();
-  for (int rank = 1; rank < ranks; ++rank) Journal::discard(journal_path(options, rank));
   if (claims) claims->remove();
   return 0;
 }

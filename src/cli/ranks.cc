@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "ranks/mpi_ranks.h"
+#include "ranks/rank_threads.h"
 #include "runtime/rank_processes.h"
 #include "runtime/ranks.h"
 
@@ -58,17 +59,18 @@ std::shared_ptr<Communicator> launched_ranks() {
   return ranks;
 }
 
-bool shares_items(const ModelOptions& options) {
-  return options.split.empty() && (mpi_launch() || options.devices.size() > 1);
-}
+bool several_ranks(const ModelOptions& options) { return mpi_launch() || options.devices.size() > 1; }
+
+bool shares_items(const ModelOptions& options) { return options.split.empty() && several_ranks(options); }
 
 std::optional<ItemRank> share_items(ModelOptions& options,
                                     const std::function<int(const ItemRank&, ModelOptions)>& body) {
   if (!shares_items(options)) return std::nullopt;
   const std::vector<std::string> devices = device_names(options.devices);
-  const auto own = [&](int local_rank) {
+  const auto own = [&](int local_rank, int local_size) {
     ModelOptions one = options;
     one.alone = true;
+    one.threads = threads_of_rank(options.threads, local_size);
     if (!devices.empty()) {
       one.device = devices[static_cast<std::size_t>(local_rank) % devices.size()];
     } else if (one.device == "cuda") {
@@ -77,16 +79,16 @@ std::optional<ItemRank> share_items(ModelOptions& options,
     return one;
   };
   if (const auto launch = mpi_launch()) {
-    options = own(launch->local_rank);
+    options = own(launch->local_rank, launch->local_size);
     return ItemRank{{launch->rank, launch->size, launch->name}, nullptr};
   }
   const int size = static_cast<int>(devices.size());
   const std::string name = fmt::format("pid{}", ::getpid());
   ItemRank first{{0, size, name}, nullptr};
   first.others = std::make_shared<RankProcesses>(size - 1, [&](int rank) {
-    return body({{rank, size, name}, nullptr}, own(rank));
+    return body({{rank, size, name}, nullptr}, own(rank, size));
   });
-  options = own(0);
+  options = own(0, size);
   return first;
 }
 

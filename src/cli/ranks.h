@@ -26,12 +26,15 @@ std::shared_ptr<Communicator> launched_ranks();
 // The processes that share an evaluation's items, each with the whole model on a device of its own: those
 // mpirun started, or as many as --devices names, forked here; nullopt, and shares_items()
 // false: there is one, or --split says that they run one model together. `options` become those of the
-// process. `body` is what a forked process does; to be called as choose_ranks().
+// process, with its share of the host's cores. `body` is what a forked process does; to be called as
+// choose_ranks().
 struct ItemRank {
   RankOfLaunch self;
-  std::shared_ptr<RankProcesses> others;  // of rank 0, where they were forked
+  std::shared_ptr<RankProcesses> others;  // of rank 0, where they were forked; they end with it
 };
 bool shares_items(const ModelOptions& options);
+// Whether --devices or mpirun make it several ranks.
+bool several_ranks(const ModelOptions& options);
 std::optional<ItemRank> share_items(ModelOptions& options,
                                     const std::function<int(const ItemRank&, ModelOptions)>& body);
 

@@ -80,6 +80,9 @@ int serve(ServeOptions options) {
   const std::string& sessions = options.service.session_folder;
   if (!sessions.empty() && !std::filesystem::is_directory(sessions))
     fail(ErrorCode::kIo, "{}: is no folder to keep sessions in", sessions);
+  if (!sessions.empty() && several_ranks(options.model))
+    throw UsageError(
+        "--session-folder: kept sessions are of one device; caches over several are not put together");
   const auto engine = open_engine(options.model);
   if (options.service.model_id.empty())
     options.service.model_id = std::filesystem::path(file_name(options.model.model)).stem().string();

@@ -22,12 +22,6 @@ namespace {
 constexpr std::chrono::milliseconds kNap{50};
 constexpr std::chrono::seconds kPatience{120};  // with a rank that has not come yet
 
-int open_or_fail(const std::string& path, int flags) {
-  const int file = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
-  if (file < 0) fail(ErrorCode::kIo, "{}: cannot open for writing: {}", path, std::strerror(errno));
-  return file;
-}
-
 std::string contents(int file) {
   std::string text;
   std::array<char, 4096> block;
@@ -38,19 +32,14 @@ std::string contents(int file) {
   return text;
 }
 
-class FileLock {
- public:
-  explicit FileLock(int file) : file_(file) {
-    while (::flock(file_, LOCK_EX) != 0 && errno == EINTR) {
-    }
+// flock(), whatever signals come. False: with LOCK_NB, another process has it.
+bool lock_file(int file, int how, const std::string& path) {
+  while (::flock(file, how) != 0) {
+    if (errno == EWOULDBLOCK) return false;
+    if (errno != EINTR) fail(ErrorCode::kIo, "{}: cannot lock: {}", path, std::strerror(errno));
   }
-  ~FileLock() { ::flock(file_, LOCK_UN); }
-  FileLock(const FileLock&) = delete;
-  FileLock& operator=(const FileLock&) = delete;
-
- private:
-  int file_;
-};
+  return true;
+}
 
 // Until done() or `limit`; false then.
 template <class Done>
@@ -65,30 +54,63 @@ bool wait_until(const Done& done, std::chrono::seconds limit) {
 
 }  // namespace
 
-ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self, const std::function<void()>& prepare)
-    : prefix_(std::move(prefix)), self_(std::move(self)) {
-  own_ = open_or_fail(rank_file(self_.rank), O_RDWR | O_CREAT);
-  if (::flock(own_, LOCK_EX | LOCK_NB) != 0) {
-    fail(ErrorCode::kIo, "{}: another evaluation with the same output is at work", rank_file(self_.rank));
-  }
-  claims_ = open_or_fail(prefix_ + ".claims", O_RDWR | O_CREAT | O_APPEND);
-  if (self_.rank == 0) {
-    if (prepare) prepare();
-    const FileLock lock(claims_);
-    if (::ftruncate(claims_, 0) != 0)
-      fail(ErrorCode::kIo, "{}.claims: cannot write: {}", prefix_, std::strerror(errno));
-    append("begin");
-  } else if (!wait_until([&] { return said("begin"); }, kPatience)) {
-    fail(ErrorCode::kIo, "{}.claims: rank 0 has not begun it; do all ranks see the same file system?",
-         prefix_);
-  }
-  const FileLock lock(claims_);
-  append(fmt::format("here {}", self_.rank));
+ItemClaims::File::File(std::string path) : path_(std::move(path)) {
+  id_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (id_ < 0) fail(ErrorCode::kIo, "{}: cannot open for writing: {}", path_, std::strerror(errno));
 }
 
-ItemClaims::~ItemClaims() {
-  ::close(claims_);
-  ::close(own_);
+ItemClaims::File::~File() { ::close(id_); }
+
+class ItemClaims::Locked {
+ public:
+  explicit Locked(const File& file) : file_(file) { lock_file(file.id(), LOCK_EX, file.path()); }
+  ~Locked() { ::flock(file_.id(), LOCK_UN); }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+
+ private:
+  const File& file_;
+};
+
+ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self, const std::function<void()>& prepare)
+    : prefix_(std::move(prefix)),
+      self_(std::move(self)),
+      claims_(prefix_ + ".claims"),
+      own_(rank_file(self_.rank)) {
+  if (self_.rank == 0) {
+    begin(prepare);
+    return;
+  }
+  lock_own();
+  if (wait_until([&] { return join(); }, kPatience)) return;
+  fail(ErrorCode::kIo, "{}: rank 0 has not begun it; do all ranks see the same file system?", claims_.path());
+}
+
+ItemClaims::~ItemClaims() = default;
+
+void ItemClaims::lock_own() {
+  if (lock_file(own_.id(), LOCK_EX | LOCK_NB, own_.path())) return;
+  fail(ErrorCode::kIo, "{}: another evaluation with the same output is at work", own_.path());
+}
+
+// The others see this rank's lock and what it has written, or neither.
+void ItemClaims::begin(const std::function<void()>& prepare) {
+  const Locked lock(claims_);
+  lock_own();
+  if (prepare) prepare();
+  if (::ftruncate(claims_.id(), 0) != 0) {
+    fail(ErrorCode::kIo, "{}: cannot write: {}", claims_.path(), std::strerror(errno));
+  }
+  append("begin");
+  append("here 0");
+}
+
+// On another rank, once rank 0 has begun.
+bool ItemClaims::join() {
+  const Locked lock(claims_);
+  if (gone(0) || !said("begin")) return false;
+  append(fmt::format("here {}", self_.rank));
+  return true;
 }
 
 std::string ItemClaims::rank_file(int rank) const { return fmt::format("{}.rank{}", prefix_, rank); }
@@ -96,16 +118,17 @@ std::string ItemClaims::rank_file(int rank) const { return fmt::format("{}.rank{
 // A line holds the launch, so that those of an earlier one mean nothing.
 void ItemClaims::append(const std::string& line) {
   const std::string text = fmt::format("{} {}\n", self_.launch, line);
-  if (::write(claims_, text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    fail(ErrorCode::kIo, "{}.claims: cannot write: {}", prefix_, std::strerror(errno));
+  if (::write(claims_.id(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    fail(ErrorCode::kIo, "{}: cannot write: {}", claims_.path(), std::strerror(errno));
 }
 
 bool ItemClaims::said(const std::string& line) const {
-  return ("\n" + contents(claims_)).find(fmt::format("\n{} {}\n", self_.launch, line)) != std::string::npos;
+  return ("\n" + contents(claims_.id())).find(fmt::format("\n{} {}\n", self_.launch, line)) !=
+         std::string::npos;
 }
 
 bool ItemClaims::claim(const std::string& item) {
-  const FileLock lock(claims_);
+  const Locked lock(claims_);
   const std::string line = fmt::format("item {}", item);
   if (said(line)) return false;
   append(line);
@@ -113,25 +136,25 @@ bool ItemClaims::claim(const std::string& item) {
 }
 
 void ItemClaims::finish() {
-  const FileLock lock(claims_);
+  const Locked lock(claims_);
   append(fmt::format("done {}", self_.rank));
 }
 
-// Whether the rank's process has ended: its lock is free.
+// Whether the rank's process has ended, or has not begun: its lock is free.
 bool ItemClaims::gone(int rank) const {
-  const int file = ::open(rank_file(rank).c_str(), O_RDWR | O_CLOEXEC);
-  if (file < 0) return true;
-  const bool free = ::flock(file, LOCK_EX | LOCK_NB) == 0;
-  ::close(file);
-  return free;
+  if (!std::filesystem::exists(rank_file(rank))) return true;
+  const File file(rank_file(rank));
+  return lock_file(file.id(), LOCK_EX | LOCK_NB, file.path());
 }
 
-std::vector<int> ItemClaims::wait_for_others() {
+std::vector<int> ItemClaims::wait_for_others(const std::function<bool()>& cancelled) {
+  const auto stopped = [&] { return cancelled && cancelled(); };
   std::vector<int> lost;
   for (int rank = 1; rank < self_.size; ++rank) {
-    const std::string done = fmt::format("done {}", rank);
-    const bool came = wait_until([&] { return said(fmt::format("here {}", rank)); }, kPatience);
-    while (came && !said(done) && !gone(rank)) std::this_thread::sleep_for(kNap);
+    const std::string here = fmt::format("here {}", rank), done = fmt::format("done {}", rank);
+    const bool came = wait_until([&] { return said(here) || stopped(); }, kPatience);
+    while (came && !said(done) && !gone(rank) && !stopped()) std::this_thread::sleep_for(kNap);
+    if (stopped()) break;
     if (!said(done)) lost.push_back(rank);
   }
   return lost;

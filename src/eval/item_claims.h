@@ -21,7 +21,9 @@ class ItemClaims {
  public:
   // Files are named PREFIX.claims and PREFIX.rankN. Rank 0 begins them; the others wait for that. Error(kIo)
   // when a file cannot be written or rank 0 does not come. `prepare` is called on rank 0 once no other
-  // evaluation is known to use the files, before the other ranks go on.
+  // evaluation is known to use the files, before the other ranks go on. Launches may have the same name one
+  // after the other (a container's processes have the same ids each time): the files of one whose rank 0 is
+  // gone mean nothing.
   ItemClaims(std::string prefix, RankOfLaunch self, const std::function<void()>& prepare = {});
   ~ItemClaims();
   ItemClaims(const ItemClaims&) = delete;
@@ -32,21 +34,39 @@ class ItemClaims {
   // This rank has measured all it claimed.
   void finish();
 
-  // On rank 0, after its own part: waits for the others. The ranks that ended, or never came, without
-  // finish().
-  std::vector<int> wait_for_others();
+  // On rank 0, after its own part: waits for the others, unless `cancelled`, which may be empty, says not to.
+  // The ranks that ended, or never came, without finish().
+  std::vector<int> wait_for_others(const std::function<bool()>& cancelled = {});
   // On rank 0, in the end.
   void remove();
 
  private:
   std::string rank_file(int rank) const;
+  void lock_own();
+  void begin(const std::function<void()>& prepare);
+  bool join();
   void append(const std::string& line);
   bool said(const std::string& line) const;
   bool gone(int rank) const;
 
+  class File {  // open for reading and writing at the end
+   public:
+    explicit File(std::string path);  // Error(kIo)
+    ~File();
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    int id() const { return id_; }
+    const std::string& path() const { return path_; }
+
+   private:
+    std::string path_;
+    int id_;
+  };
+  class Locked;  // a file no other process has meanwhile
+
   std::string prefix_;
   RankOfLaunch self_;
-  int claims_ = -1, own_ = -1;  // files; the own one is locked as long as this lives
+  File claims_, own_;  // the own one is locked as long as this lives
 };
 
 }  // namespace winnow

@@ -69,6 +69,7 @@ class Run {
         ++result_.resumed;
         continue;
       }
+      if (options_.only_known) continue;
       if (options_.cancelled && options_.cancelled()) return false;
       report_progress(workload, index, policies_[p]);
       if (!item) item = workload.item(index);

@@ -20,6 +20,7 @@ struct RunnerOptions {
   Cancelled cancelled = {};                                       // may be empty
   // Asked before an item, by a name of its own: false leaves it to another process. Empty: all are measured.
   std::function<bool(const std::string&)> take = {};
+  bool only_known = false;  // what the journal has; nothing is measured
 };
 
 // samples[workload][policy][item].

@@ -27,6 +27,7 @@ class Communicator {
   // Among the ranks of this host.
   virtual int local_rank() const { return rank(); }
   virtual int local_size() const { return size(); }
+  virtual int host() const { return 0; }      // the same number for the ranks of one host alone
   virtual std::string transport() const = 0;  // "shared memory", "MPI"
 
   virtual void barrier() = 0;
@@ -41,8 +42,11 @@ class Communicator {
   // values[i] = the largest of all ranks'; a NaN of any rank stays one.
   void maximum(std::span<float> values);
 
-  // This rank has failed: ends the waiting of the others.
+  // This rank has failed: ends the waiting of the others. Of any thread.
   virtual void stop(const std::string& why) noexcept = 0;
+  // Why the ranks have stopped, or which of them is gone; "" while all run. Never waits; of any thread. With
+  // MPI the launcher ends all of them instead.
+  virtual std::string failure() { return ""; }
 
   // broadcast() of a plain value, and of a vector with its length.
   template <class T>

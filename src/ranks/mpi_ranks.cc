@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <initializer_list>
@@ -46,6 +47,7 @@ std::optional<MpiLaunch> mpi_launch() {
   if (launch.size < 2) return std::nullopt;
   launch.rank = number(variable({"OMPI_COMM_WORLD_RANK", "PMI_RANK"}));
   launch.local_rank = number(variable({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"}));
+  launch.local_size = std::max(1, number(variable({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})));
   launch.name =
       variable({"OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_ess_jobid", "PMIX_NAMESPACE", "PMI_JOBID"});
   return launch;

@@ -11,8 +11,9 @@ namespace winnow {
 
 // What mpirun says of this process, without MPI; nullopt: it did not start it, or started it alone.
 struct MpiLaunch {
-  int rank = 0, size = 1, local_rank = 0;
-  std::string name;  // of the launch: the same for all its processes and for no others
+  int rank = 0, size = 1;
+  int local_rank = 0, local_size = 1;  // on this host
+  std::string name;                    // of the launch: the same for all its processes and for no others
 };
 std::optional<MpiLaunch> mpi_launch();
 

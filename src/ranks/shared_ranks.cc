@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <new>
 #include <thread>
 #include <utility>
@@ -15,18 +16,24 @@
 #include "core/error.h"
 
 namespace winnow {
-
-struct SharedRegion::Header {
-  std::atomic<std::uint32_t> generation{0};  // meetings so far
-  std::atomic<std::uint32_t> arrived{0};     // at the next one
-  std::atomic<std::uint32_t> stopped{0};     // 0: no; 1: `why` is being written; 2: it is there
-  char why[1024] = {};
-};
-static_assert(std::atomic<std::uint32_t>::is_always_lock_free, "processes share them");
-
 namespace {
 
 constexpr std::size_t kHeaderBytes = 4096;
+constexpr std::size_t kRankBytes = SharedRegion::kReasonBytes + 2 * SharedRegion::kSlotBytes;
+constexpr std::int32_t kNobody = -1;
+
+}  // namespace
+
+struct SharedRegion::Header {
+  std::atomic<std::uint32_t> generation{0};       // meetings so far
+  std::atomic<std::uint32_t> arrived{0};          // at the next one
+  std::atomic<std::int32_t> stopped_by{kNobody};  // the first rank that failed; its reason() is complete
+};
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
+                  std::atomic<std::int32_t>::is_always_lock_free,
+              "processes share them");
+
+namespace {
 
 class SharedCommunicator final : public Communicator {
  public:
@@ -81,12 +88,20 @@ class SharedCommunicator final : public Communicator {
     });
   }
 
+  // A rank writes where no other does, so that one killed while it writes leaves nothing half said.
   void stop(const std::string& why) noexcept override {
-    std::uint32_t running = 0;
-    if (!header_.stopped.compare_exchange_strong(running, 1)) return;  // the first failure is the cause
-    const std::size_t length = std::min(why.size(), sizeof(header_.why) - 1);
-    std::copy_n(why.data(), length, header_.why);
-    header_.stopped.store(2, std::memory_order_release);
+    const std::lock_guard lock(stopping_);
+    if (header_.stopped_by.load(std::memory_order_acquire) != kNobody) return;
+    const std::size_t length = std::min(why.size(), SharedRegion::kReasonBytes - 1);
+    std::copy_n(why.data(), length, region_->reason(rank_));  // zeros follow
+    std::int32_t nobody = kNobody;                            // the first failure is the cause
+    header_.stopped_by.compare_exchange_strong(nobody, rank_, std::memory_order_acq_rel);
+  }
+
+  std::string failure() override {
+    if (const std::string why = stop_reason(); !why.empty() || !lost_) return why;
+    if (const std::string why = lost_(); !why.empty()) stop(why);
+    return stop_reason();
   }
 
  private:
@@ -105,9 +120,12 @@ class SharedCommunicator final : public Communicator {
     }
   }
 
+  std::string stop_reason() const {
+    const std::int32_t rank = header_.stopped_by.load(std::memory_order_acquire);
+    return rank == kNobody ? "" : region_->reason(rank);
+  }
   void fail_if_stopped() const {
-    if (header_.stopped.load(std::memory_order_acquire) == 2)
-      fail(ErrorCode::kUnsupported, "{}", header_.why);
+    if (const std::string why = stop_reason(); !why.empty()) fail(ErrorCode::kUnsupported, "{}", why);
   }
 
   // Spins for as long as a neighbour's part of an operation may take, then leaves the core to others, then
@@ -128,10 +146,8 @@ class SharedCommunicator final : public Communicator {
         sched_yield();
         continue;
       }
+      if (turn % 64 == 0) failure();
       fail_if_stopped();
-      if (lost_ && turn % 64 == 0) {
-        if (const std::string why = lost_(); !why.empty()) stop(why);
-      }
       std::this_thread::sleep_for(kNap);
     }
   }
@@ -141,12 +157,13 @@ class SharedCommunicator final : public Communicator {
   int rank_;
   int parity_ = 0;
   std::function<std::string()> lost_;
+  std::mutex stopping_;  // of this rank's threads
 };
 
 }  // namespace
 
 SharedRegion::SharedRegion(int size)
-    : size_(size), bytes_(kHeaderBytes + 2 * static_cast<std::size_t>(size) * kSlotBytes) {
+    : size_(size), bytes_(kHeaderBytes + static_cast<std::size_t>(size) * kRankBytes) {
   static_assert(sizeof(Header) <= kHeaderBytes);
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
@@ -156,9 +173,14 @@ SharedRegion::SharedRegion(int size)
 
 SharedRegion::~SharedRegion() { munmap(static_cast<void*>(header_), bytes_); }
 
+std::byte* SharedRegion::memory_of(int rank) const {
+  return reinterpret_cast<std::byte*>(header_) + kHeaderBytes + static_cast<std::size_t>(rank) * kRankBytes;
+}
+
+char* SharedRegion::reason(int rank) const { return reinterpret_cast<char*>(memory_of(rank)); }
+
 std::byte* SharedRegion::slot(int rank, int parity) const {
-  return reinterpret_cast<std::byte*>(header_) + kHeaderBytes +
-         static_cast<std::size_t>(2 * rank + parity) * kSlotBytes;
+  return memory_of(rank) + kReasonBytes + static_cast<std::size_t>(parity) * kSlotBytes;
 }
 
 std::unique_ptr<Communicator> join_region(std::shared_ptr<SharedRegion> region, int rank,

@@ -1,15 +1,16 @@
 #include "runtime/engine.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <numeric>
 #include <string>
-#include <thread>
 
 #include "model/random_weights.h"
+#include "ranks/rank_threads.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/ranks.h"
 
@@ -34,6 +35,36 @@ std::int64_t reclaimable_bytes() {
   return total;
 }
 
+// What `ulimit -v` leaves of the address space; -1: there is no limit.
+std::int64_t address_space_left() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
+  const std::int64_t used = number_in("/proc/self/statm") * sysconf(_SC_PAGESIZE);
+  return std::max<std::int64_t>(0, static_cast<std::int64_t>(limit.rlim_cur) - used);
+}
+
+MemoryEstimate sum_of(std::span<const ModelPart> parts, const Architecture& arch, const Backend& backend,
+                      std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) {
+  MemoryEstimate sum;
+  for (const ModelPart& part : parts) {
+    const MemoryEstimate one =
+        estimate_memory(part_of(arch, part), backend, prompt_tokens, new_tokens, policy, part.layers.begin);
+    sum.weights += one.weights;
+    sum.kv += one.kv;
+    sum.activations += one.activations;
+  }
+  return sum;
+}
+
+// What ranks give each other goes through the hosts' memory or from GPU to GPU, the same way for all.
+void check_one_kind(const std::vector<std::string>& devices) {
+  const auto is_gpu = [](const std::string& device) { return cuda_device(device).has_value(); };
+  const auto gpus = std::count_if(devices.begin(), devices.end(), is_gpu);
+  if (gpus == 0 || gpus == std::ssize(devices)) return;
+  fail(ErrorCode::kUnsupported, "--devices {}: a model runs on GPUs or on CPUs, not on both",
+       fmt::join(devices, ","));
+}
+
 // What `options` come to on this rank.
 EngineOptions own_options(EngineOptions options) {
   const Communicator& ranks = *options.ranks;
@@ -43,9 +74,7 @@ EngineOptions own_options(EngineOptions options) {
   } else if (options.device == "cuda") {
     options.device = fmt::format("cuda:{}", local);
   }
-  if (options.threads == 0 && ranks.local_size() > 1) {
-    options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks.local_size());
-  }
+  options.threads = threads_of_rank(options.threads, ranks.local_size());
   return options;
 }
 
@@ -62,7 +91,11 @@ std::int64_t available_memory_bytes() {
   }
   const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max"),
                      used = number_in("/sys/fs/cgroup/memory.current") - reclaimable_bytes();
-  if (limit > 0 && used >= 0) available = available < 0 ? limit - used : std::min(available, limit - used);
+  const auto at_most = [&](std::int64_t bytes) {
+    available = available < 0 ? bytes : std::min(available, bytes);
+  };
+  if (limit > 0 && used >= 0) at_most(limit - used);
+  if (const std::int64_t left = address_space_left(); left >= 0) at_most(left);
   return available;
 }
 
@@ -115,6 +148,7 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
                                     : open_weights(options.model);
   engine->arch_ = read_architecture(*engine->source_);
   if (options.ranks && options.ranks->size() > 1) engine->ranks_ = options.ranks;
+  if (engine->ranks_) check_one_kind(options.devices);
   engine->parts_ = split_model(engine->arch_, options.split, engine->ranks_ ? engine->ranks_->size() : 1);
   engine->part_arch_ = part_of(engine->arch_, engine->part());
   if (!engine->ranks_) {
@@ -147,15 +181,9 @@ void Engine::load(const EngineOptions& options) {
                     .sums = !part().sums_whole,
                     .most_columns = arch_.model_dim});
   }
-  std::int64_t needed = weight_bytes(part_arch_, *backend_);
-  if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
-    needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
-  }
-  const std::int64_t available = available_memory_bytes(*backend_);
-  if (available >= 0 && needed > available) {
-    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
-         needed >> 20, backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
-  }
+  find_memory_sharers();
+  check_weights_fit();
+  if (ranks_) ranks_->barrier();  // before any of them takes memory that another one looks at
   if (!random_) tokenizer_ = open_tokenizer(options.model);
   weights_ = load_weights(*source_, arch_, part(), *backend_, options.progress);
   if (ranks_) {  // what a decoded token reads, it reads on all of them
@@ -165,6 +193,31 @@ void Engine::load(const EngineOptions& options) {
   workspace_ = std::make_unique<Workspace>(part_arch_, *backend_, backend_->chunk_rows());
   measure_costs_ = options.attention_costs;
   costs_ = std::make_unique<AttentionCostsCache>(options.attention_costs ? "" : attention_costs_file());
+}
+
+void Engine::find_memory_sharers() {
+  parts_in_memory_ = {part()};
+  if (!ranks_) return;
+  const int none = -1 - ranks_->rank();  // a GPU's memory is its rank's
+  const auto memories = ranks_->gather(backend_->shares_host_memory() ? ranks_->host() : none);
+  parts_in_memory_.clear();
+  for (std::size_t rank = 0; rank < memories.size(); ++rank) {
+    if (memories[rank] == memories[static_cast<std::size_t>(this->rank())]) {
+      parts_in_memory_.push_back(parts_[rank]);
+    }
+  }
+}
+
+void Engine::check_weights_fit() const {
+  std::int64_t needed = 0;
+  for (const ModelPart& part : parts_in_memory_) needed += weight_bytes(part_of(arch_, part), *backend_);
+  if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
+    needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
+  }
+  const std::int64_t available = available_memory_bytes(*backend_);
+  if (available < 0 || needed <= available) return;
+  fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
+       needed >> 20, backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
 }
 
 const Tokenizer& Engine::tokenizer() const {
@@ -182,7 +235,12 @@ const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
 
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                 const Policy& policy) const {
-  return estimate_memory(part_arch_, *backend_, prompt_tokens, new_tokens, policy, part().layers.begin);
+  return sum_of(parts_, arch_, *backend_, prompt_tokens, new_tokens, policy);
+}
+
+MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
+                                     const Policy& policy) const {
+  return sum_of(parts_in_memory_, arch_, *backend_, prompt_tokens, new_tokens, policy);
 }
 
 }  // namespace winnow

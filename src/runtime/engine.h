@@ -68,6 +68,8 @@ class Engine {
   Leader* leader() const { return leader_.get(); }
   // A call failed here halfway: the others must not wait for this rank.
   void stop_ranks(const std::exception& error) const;
+  // Why the ranks have stopped, so that the engine cannot be used any more; "" while all run. Of any thread.
+  std::string failure() const { return ranks_ ? ranks_->failure() : ""; }
   int rank() const { return ranks_ ? ranks_->rank() : 0; }
   const WeightSource& source() const { return *source_; }
   const ModelWeights& weights() const { return weights_; }
@@ -84,16 +86,22 @@ class Engine {
   const AttentionCosts& attention_costs(const BlockRule& rule) const;
 
   // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
-  // caches).
+  // caches), on all ranks together.
   MemoryEstimate estimate(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) const;
+  // The same, on those that take it from the memory this rank takes it from.
+  MemoryEstimate estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
+                               const Policy& policy) const;
 
  private:
   Engine() = default;
   void load(const EngineOptions& options);
+  void find_memory_sharers();
+  void check_weights_fit() const;
   std::unique_ptr<WeightSource> source_;
   Architecture arch_, part_arch_;
   std::shared_ptr<Communicator> ranks_;
   std::vector<ModelPart> parts_;
+  std::vector<ModelPart> parts_in_memory_;  // of the ranks whose backends share this one's memory, itself too
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ModelWeights weights_;
@@ -104,7 +112,8 @@ class Engine {
   std::unique_ptr<Leader> leader_;  // the last to come, the first to go
 };
 
-// Memory the system would let this process use now, cgroup limits included, in bytes.
+// Memory the system would let this process use now, limits of its cgroup and of its address space included,
+// in bytes.
 std::int64_t available_memory_bytes();
 // Memory that the backend could allocate now.
 std::int64_t available_memory_bytes(const Backend& backend);

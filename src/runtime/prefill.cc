@@ -70,7 +70,7 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   const Architecture& arch = engine_.arch();
   Backend& backend = engine_.backend();
   const auto count = static_cast<std::int64_t>(tokens.size());
-  check_prefill(count, policy, options.reserve_tokens);
+  check_prompt(count, policy);
   if (engine_.ranks() != nullptr && options.observe_attention) {
     fail(ErrorCode::kUnsupported,
          "looking into attention needs all of it on one device: leave --devices out");
@@ -79,12 +79,15 @@ bool Session::prefill(std::span<const TokenId> tokens, const Policy& policy, con
   Turn turn(policy, options);
   turn.prompt_tokens = count;
   turn.first_position = next_position_;
-  if (policy.prunes() && !options.stage_scores) {
-    check_scorer_model(policy.tokens, arch.shape_hash());
-    turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
-  }
   turn.before = mark();
   if (Leader* leader = engine_.leader()) leader->prefill(number_, tokens, policy, options);
+  const auto prepare = [&] {
+    check_memory(count, policy, options.reserve_tokens);
+    if (!policy.prunes() || options.stage_scores) return;
+    check_scorer_model(policy.tokens, arch.shape_hash());
+    turn.scorer = make_scorer(policy.tokens, arch.model_dim, backend);
+  };
+  if (!all_can(prepare)) return false;
   try {  // whatever fails from here on, the other ranks are in the same prefill and would wait
     turn.costs = common_costs(policy.attention);
     turn.alive.resize(tokens.size());
@@ -397,6 +400,11 @@ void Session::go_back_to(const Mark& mark) {
 }
 
 void Session::check_prefill(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
+  check_prompt(tokens, policy);
+  check_memory(tokens, policy, reserve_tokens);
+}
+
+void Session::check_prompt(std::int64_t tokens, const Policy& policy) const {
   if (tokens == 0) fail(ErrorCode::kBadArgument, "the prompt is empty: give at least one token");
   if (policy.prunes() && policy.tokens.protect_tail_min < 1) {
     fail(ErrorCode::kBadArgument,
@@ -415,7 +423,10 @@ void Session::check_prefill(std::int64_t tokens, const Policy& policy, std::int6
          tokens, next_position_ == 0 ? "" : fmt::format(" after {} already read", next_position_), context,
          tokens - room());
   }
-  const MemoryEstimate estimate = engine_.estimate(tokens, reserve_tokens, policy);
+}
+
+void Session::check_memory(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
+  const MemoryEstimate estimate = engine_.estimate_here(tokens, reserve_tokens, policy);
   const std::int64_t needed = estimate.kv + estimate.activations;
   const std::int64_t available = available_memory_bytes(engine_.backend());
   if (available >= 0 && needed > available) {

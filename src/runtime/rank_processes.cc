@@ -26,7 +26,7 @@ constexpr int kNapsBeforeEnd = 2000;
 [[noreturn]] void run_rank(pid_t leader, const std::function<int(int)>& body, int rank) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != leader) _exit(1);
-  std::signal(SIGINT, SIG_IGN);
+  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_IGN);
   const int nothing = open("/dev/null", O_RDWR);
   for (const int stream : {STDIN_FILENO, STDOUT_FILENO}) dup2(nothing, stream);
   int code = 1;
@@ -50,6 +50,8 @@ std::string how_it_ended(int rank, int status) {
 }  // namespace
 
 RankProcesses::RankProcesses(int count, const std::function<int(int)>& body) {
+  // Whoever started this may have it ignored, and how a process ended would then not be known.
+  std::signal(SIGCHLD, SIG_DFL);
   const pid_t leader = getpid();
   for (int rank = 1; rank <= count; ++rank) {
     std::fflush(nullptr);  // or the child would print it again
@@ -60,21 +62,24 @@ RankProcesses::RankProcesses(int count, const std::function<int(int)>& body) {
   }
 }
 
+// What a rank leaves behind is whole at any time, so nothing is asked of it that it might not come to do.
 RankProcesses::~RankProcesses() {
-  const auto ended = [](const Process& process) {
-    return waitpid(process.id, nullptr, WNOHANG) == process.id;
-  };
-  for (int naps = 0; !running_.empty() && naps < kNapsBeforeEnd; ++naps) {
+  for (const Process& process : running_) kill(process.id, SIGKILL);
+  for (const Process& process : running_) waitpid(process.id, nullptr, 0);
+}
+
+void RankProcesses::wait() {
+  const std::lock_guard lock(mutex_);
+  const auto ended = [](const Process& process) { return waitpid(process.id, nullptr, WNOHANG) != 0; };
+  for (int naps = 0; naps < kNapsBeforeEnd; ++naps) {
     std::erase_if(running_, ended);
-    if (!running_.empty()) std::this_thread::sleep_for(kNap);
-  }
-  for (const Process& process : running_) {  // waits for a rank that is gone
-    kill(process.id, SIGKILL);
-    waitpid(process.id, nullptr, 0);
+    if (running_.empty()) return;
+    std::this_thread::sleep_for(kNap);
   }
 }
 
 std::string RankProcesses::lost() {
+  const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < running_.size(); ++i) {
     int status = 0;
     const Process process = running_[i];
@@ -98,6 +103,7 @@ std::shared_ptr<Communicator> start_ranks(int size) {
   auto ranks = join_region(region, 0, [processes] { return processes->lost(); });
   return {ranks.release(), [processes](Communicator* last) {
             dismiss_followers(*last);
+            processes->wait();
             delete last;
           }};
 }

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,19 @@
 namespace winnow {
 
 // Processes forked from this one: ranks 1..count, each of which runs body(rank) and ends with its code. They
-// end with this process, leave Ctrl-C to it, and have no input or standard output. To be made before anything
-// starts a thread or touches a GPU. Error(kIo) when a process cannot be started.
+// end with this process, leave to it what signals ask of them all (Ctrl-C, a service manager's SIGTERM), and
+// have no input or standard output. To be made before anything starts a thread or touches a GPU, by a thread
+// that lives as long as the process. Error(kIo) when a process cannot be started.
 class RankProcesses {
  public:
   RankProcesses(int count, const std::function<int(int rank)>& body);
-  ~RankProcesses();  // waits for them, but not for ever
+  ~RankProcesses();  // ends those that still run, whatever they do
   RankProcesses(const RankProcesses&) = delete;
   RankProcesses& operator=(const RankProcesses&) = delete;
 
-  // Of one that has ended, once: how; "" when there is none.
+  // For them to end by themselves, but not for ever.
+  void wait();
+  // Of one that has ended, once: how; "" when there is none. Of any thread.
   std::string lost();
 
  private:
@@ -30,6 +34,7 @@ class RankProcesses {
     int rank;
     pid_t id;
   };
+  std::mutex mutex_;  // of running_
   std::vector<Process> running_;
 };
 

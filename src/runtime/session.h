@@ -47,10 +47,12 @@ class Session {
   ~Session();
 
   // Reads `tokens`; logits() are then those after the last one. Error(kBadArgument) for an empty prompt or
-  // one longer than the context leaves room for. False if cancelled.
+  // one longer than the context leaves room for, Error(kOutOfMemory) where a rank has too little for it.
+  // False if cancelled, and on the other ranks where rank 0 throws these.
   bool prefill(std::span<const TokenId> tokens, const Policy& policy, const PrefillOptions& options);
 
-  // Errors of prefill() that are known before it begins: kBadArgument, kOutOfMemory.
+  // Errors of prefill() that are known before it begins, without asking other ranks: kBadArgument,
+  // kOutOfMemory.
   void check_prefill(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
 
   // Appends one token to every layer's cache; prompt tokens are never pruned again.
@@ -119,6 +121,9 @@ class Session {
   const BlockPlan* plan_decode(std::int64_t layer, const MatrixView& q, std::int64_t row);
   // What all ranks agree on (session_ranks.cc): what rank 0 was told, or measured; what a layer's rank
   // did. hand_over(): hidden states go to the rank that has `layer` from that of the layer before.
+  // Runs what may fail on some ranks alone, before any has begun. Where one throws, rank 0 throws its Error
+  // and the others return false: nothing has happened.
+  bool all_can(const std::function<void()>& prepare) const;
   bool cancelled(const std::function<bool()>& asked) const;
   std::optional<AttentionCosts> common_costs(const AttentionPolicy& attention) const;
   void hand_over(const MatrixView& hidden, std::int64_t layer) const;
@@ -131,6 +136,9 @@ class Session {
   void common_logits(const MatrixView& part, float* logits) const;
   void compute_logits(const Turn& turn);
   void cut_caches_to_survivors(const Turn& turn);
+  // The same on every rank; and as things are on this one.
+  void check_prompt(std::int64_t tokens, const Policy& policy) const;
+  void check_memory(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const;
   void logits_of(const MatrixView& hidden, const MatrixView& logits, bool decode = false);
   void last_logits_of(const MatrixView& hidden);  // [1, model_dim] -> logits_row_
   std::int32_t next_rope_position(const LayerKv& kv) const;

@@ -283,7 +283,7 @@ bool prefill_batch(std::span<const Reading> readings, const std::function<bool()
   std::int64_t rows = 0;
   std::vector<Session::Mark> marks;
   for (const Reading& reading : readings) {
-    reading.session->check_prefill(std::ssize(reading.tokens), dense, reading.reserve_tokens);
+    reading.session->check_prompt(std::ssize(reading.tokens), dense);
     rows += std::ssize(reading.tokens);
     marks.push_back(reading.session->mark());
   }
@@ -294,6 +294,12 @@ bool prefill_batch(std::span<const Reading> readings, const std::function<bool()
   if (Leader* leader = engine.leader()) {
     leader->prefill_batch(numbers, readings, static_cast<bool>(cancelled));
   }
+  const auto check_memory = [&] {
+    for (const Reading& reading : readings) {
+      reading.session->check_memory(std::ssize(reading.tokens), dense, reading.reserve_tokens);
+    }
+  };
+  if (!readings[0].session->all_can(check_memory)) return false;
   try {
     for (const Reading& reading : readings) reading.session->begin_prompt(std::ssize(reading.tokens), dense);
     Buffer memory;

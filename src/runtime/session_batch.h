@@ -27,7 +27,7 @@ struct Reading {
 // Every session reads its tokens as its prefill() would under the dense policy. The sessions are different
 // ones; all tokens together are at most the backend's chunk_rows(): a longer prompt fills the products by
 // itself. `cancelled` (may be empty) is asked between layers; if it says true, this is false and the sessions
-// are as before. Errors are those of Session::check_prefill(), with no session changed.
+// are as before. Errors are those of Session::prefill(), with no session changed.
 bool prefill_batch(std::span<const Reading> readings, const std::function<bool()>& cancelled = {});
 
 }  // namespace winnow

@@ -1,10 +1,55 @@
 // Session: what the ranks of an engine agree on while they run the same call. Alone, nothing.
 #include <algorithm>
+#include <new>
+#include <string>
+#include <vector>
 
+#include "core/error.h"
 #include "runtime/ranks.h"
 #include "runtime/session.h"
 
 namespace winnow {
+namespace {
+
+constexpr int kCan = -1;  // as an ErrorCode
+
+struct Objection {
+  int code = kCan;
+  std::string why;
+};
+
+Objection objection_to(const std::function<void()>& prepare) {
+  try {
+    prepare();
+  } catch (const Error& error) {
+    return {static_cast<int>(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {static_cast<int>(ErrorCode::kOutOfMemory), "out of memory"};
+  } catch (const std::exception& error) {
+    return {static_cast<int>(ErrorCode::kUnsupported), error.what()};
+  }
+  return {};
+}
+
+}  // namespace
+
+bool Session::all_can(const std::function<void()>& prepare) const {
+  Communicator* ranks = engine_.ranks();
+  if (ranks == nullptr) {
+    prepare();
+    return true;
+  }
+  const Objection own = objection_to(prepare);
+  const std::vector<int> codes = ranks->gather(own.code);
+  const auto first = std::find_if(codes.begin(), codes.end(), [](int code) { return code != kCan; });
+  if (first == codes.end()) return true;
+  const auto rank = static_cast<int>(first - codes.begin());
+  std::vector<char> why(own.why.begin(), own.why.end());
+  ranks->share(why, rank);
+  if (ranks->rank() > 0) return false;
+  fail(static_cast<ErrorCode>(*first), "{}{}", rank == 0 ? "" : fmt::format("rank {}: ", rank),
+       std::string(why.begin(), why.end()));
+}
 
 bool Session::cancelled(const std::function<bool()>& asked) const {
   if (!asked) return false;

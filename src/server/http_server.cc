@@ -187,6 +187,8 @@ class HttpServer::Impl : private httplib::Server {
       response.set_content(std::string(kPage), "text/html; charset=utf-8");
     });
     Get("/health", [this](const Request&, Response& response) {
+      if (const std::string why = service_.failure(); !why.empty())
+        return answer_json(response, 503, {{"status", "failed"}, {"reason", why}});
       answer_json(response, draining_ ? 503 : 200, {{"status", draining_ ? "draining" : "ok"}});
     });
     Get("/metrics", [this](const Request&, Response& response) {

@@ -44,7 +44,14 @@ std::unique_ptr<Answering> Service::complete(std::string_view body) {
   return begin(parse_completion(parse_body(body)));
 }
 
+void Service::check_running() const {
+  const std::string why = failure();
+  if (!why.empty())
+    throw ApiError(503, "", "engine_failed", fmt::format("the server must be started again: {}", why));
+}
+
 std::unique_ptr<Answering> Service::begin(AnswerRequest request) {
+  check_running();
   check_model(request.model);
   if (!request.seeded) request.sampling.seed = random_bits() >> 12;  // an integer in every JSON reader
   JobSpec spec;

@@ -52,9 +52,12 @@ class Service {
   nlohmann::json tokenize(std::string_view body) const;
   nlohmann::json models() const;
   nlohmann::json model(const std::string& id) const;
+  // Why nothing can be answered any more (Engine::failure); "": it can.
+  std::string failure() const { return engine_.failure(); }
 
  private:
   std::unique_ptr<Answering> begin(AnswerRequest request);
+  void check_running() const;
   void check_model(const std::string& id) const;
   std::vector<TokenId> tokens_of(const AnswerRequest& request) const;
   std::vector<TokenId> chat_tokens(const std::vector<ChatMessage>& messages) const;

@@ -1,5 +1,9 @@
 // --devices and --split: several CPU ranks of one program.
-#include "cli/program.h"
+#include <sched.h>
+
+#include <map>
+
+#include "cli/kill_when.h"
 
 namespace winnow::cli_test {
 namespace {
@@ -42,7 +46,7 @@ TEST_F(RanksTest, WhatMakesNoSenseIsRefused) {
   expect_error(run({"--devices", "cpu,cpu,cpu"}), 1, "use --split layers, or 2 devices");
   expect_error(run({"--split", "layers"}), 2, "--split layers: there is one device");
   expect_error(run({"--devices", "cpu", "--split", "tensor"}), 2, "--split tensor: there is one device");
-  expect_error(run({"--devices", "cpu,cuda:99"}), 1, "rank 1");
+  expect_error(run({"--devices", "cpu,cuda:0"}), 1, "--devices cpu,cuda:0: a model runs on GPUs or on CPUs");
   expect_error(run_program(on_tiny({"sparsity"}, {"--devices", "cpu,cpu"})), 2, "--devices");
 }
 
@@ -70,6 +74,61 @@ TEST_F(RanksTest, AnEvaluationsItemsAreShared) {
     EXPECT_FALSE(std::filesystem::exists(scratch_.file("shared.json") + file)) << file;
   }
   expect_error(run_program(on_tiny({"eval"}, {"--text", text, "--devices", "cpu,cpu"})), 2, "-o FILE");
+}
+
+// Ctrl-C ends all ranks, and what any of them has measured is kept and said.
+TEST_F(RanksTest, AnInterruptedEvaluationKeepsWhatAllRanksHaveMeasured) {
+  const std::string text = scratch_.write("text.txt", long_text(3000)), output = scratch_.file("out.json");
+  ::unsetenv("OMP_NUM_THREADS");
+  RunningProgram program({"eval", "-m", tiny_llama(), "--devices", "cpu,cpu", "--text", text, "--lengths",
+                          "400", "--tasks", "niah", "--n", "5000", "--policies", "dense", "-o", output});
+  const auto samples = [&](const std::string& journal) {
+    std::map<std::string, json> found;
+    for (const std::string& line : lines_of(read_file(output + journal))) {
+      const json sample = json::parse(line, nullptr, false);
+      if (sample.is_object() && sample.contains("key")) found[sample["key"]] = sample["sample"];
+    }
+    return found;
+  };
+  std::map<std::string, json> others;  // rank 1's
+  ASSERT_TRUE(program.runs_until([&] {
+    others = samples(".partial.rank1.jsonl");
+    return samples(".partial.jsonl").size() >= 2 && others.size() >= 2;
+  })) << program.errors();
+  program.send(SIGINT);
+  const Result result = program.wait();
+  const auto kept = samples(".partial.jsonl");
+  expect_error(result, 1, "interrupted: " + std::to_string(kept.size()) + " of 5000 samples are kept");
+
+  cpu_set_t cores;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof cores, &cores), 0);
+  const std::string threads = std::to_string(std::max(1, CPU_COUNT(&cores) / 2)) + " thread";
+  for (const auto& [key, sample] : others) {
+    EXPECT_TRUE(kept.contains(key));
+    const std::string device = sample["timed_on"];  // each rank has half of the cores
+    EXPECT_NE(device.find(threads), std::string::npos) << device;
+  }
+}
+
+// What the ranks of a killed evaluation have measured is there for one that has fewer.
+TEST_F(RanksTest, SamplesOfAllRanksOutliveThem) {
+  const std::string text = scratch_.write("text.txt", long_text(3000)), output = scratch_.file("out.json");
+  const auto eval = [&](const std::string& n) {
+    return on_tiny({"eval"}, {"--text", text, "--lengths", "400", "--tasks", "niah", "--n", n, "--policies",
+                              "dense", "-o", output});
+  };
+  std::vector<std::string> shared = eval("5000");
+  shared.insert(shared.end(), {"--devices", "cpu,cpu,cpu"});
+  const std::string third = output + ".partial.rank2.jsonl";
+  kill_when(shared, [&] { return lines_of(read_file(third)).size() >= 4; });
+  for (const char* other : {".partial.jsonl", ".partial.rank1.jsonl"})
+    std::filesystem::remove(output + other);
+  const Result alone = run_program(eval("2"));
+  EXPECT_EQ(alone.code, 0) << alone.err;
+  const std::size_t said = alone.err.find(" samples of an earlier run");
+  ASSERT_NE(said, std::string::npos) << alone.err;
+  EXPECT_GE(std::stoi(alone.err.substr(alone.err.rfind(' ', said - 1))), 3) << alone.err;
+  EXPECT_FALSE(std::filesystem::exists(third));
 }
 
 }  // namespace

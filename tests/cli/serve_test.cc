@@ -1,7 +1,5 @@
 // winnow serve and report as programs; what they do is tested in tests/server and tests/report.
-#include <csignal>
-
-#include "program.h"
+#include "running_program.h"
 
 namespace winnow::cli_test {
 namespace {
@@ -10,30 +8,22 @@ TEST(ServeCli, RefusesWhatIsNotSafe) {
   expect_error(run_program(on_tiny({"serve"}, {"--host", "0.0.0.0", "--port", "0"})), 1, "give a key");
   expect_error(run_program(on_tiny({"serve"}, {"--api-key-file", "/nowhere/key"})), 1, "/nowhere/key");
   expect_error(run_program(on_tiny({"serve"}, {"--session-folder", "/nowhere"})), 1, "/nowhere");
+  const Scratch sessions;
+  expect_error(run_program(on_tiny({"serve"}, {"--session-folder", sessions.file("."), "--devices", "cpu,cpu",
+                                               "--port", "0"})),
+               2, "--session-folder");
   expect_error(run_program({"serve"}), 2, "name a model");
   expect_error(run_program({"serve", "--random-weights", "tiny"}), 1, "");
 }
 
 // Starts, says where it listens, and ends on SIGTERM with exit code 0.
 TEST(ServeCli, EndsOnSigterm) {
-  const Scratch scratch;
-  const std::string log = scratch.file("log");
-  const pid_t child = ::fork();
-  if (child == 0) {
-    const int file = ::open(log.c_str(), O_WRONLY | O_CREAT, 0600);
-    ::dup2(file, STDERR_FILENO);
-    ::execl(WINNOW_PROGRAM, WINNOW_PROGRAM, "serve", "--threads", "1", "--port", "0", "-m",
-            tiny_llama().c_str(), nullptr);
-    ::_exit(127);
-  }
-  ASSERT_GT(child, 0);
-  for (int i = 0; i < 600 && read_file(log).find("http://127.0.0.1:") == std::string::npos; ++i)
-    ::usleep(50000);
-  EXPECT_NE(read_file(log).find("tiny-llama at http://127.0.0.1:"), std::string::npos) << read_file(log);
-  ::kill(child, SIGTERM);
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status << read_file(log);
+  RunningProgram server(on_tiny({"serve"}, {"--port", "0"}));
+  const auto listens = [&] { return server.errors().find("http://127.0.0.1:") != std::string::npos; };
+  ASSERT_TRUE(server.runs_until(listens)) << server.errors();
+  EXPECT_NE(server.errors().find("tiny-llama at http://127.0.0.1:"), std::string::npos) << server.errors();
+  server.send(SIGTERM);
+  EXPECT_EQ(server.wait().code, 0) << server.errors();
 }
 
 TEST(ReportCli, FromRunToPage) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -89,10 +90,40 @@ TEST(StoppedRanks, SayWhy) {
   });
 }
 
+TEST(StoppedRanks, TheFirstFailureIsTheCause) {
+  const auto region = std::make_shared<SharedRegion>(3);
+  const auto first = join_region(region, 1), second = join_region(region, 2), other = join_region(region, 0);
+  EXPECT_EQ(other->failure(), "");
+  first->stop("rank 1: no more paper");
+  second->stop("rank 2: rank 1 is gone");
+  for (const auto& ranks : {first.get(), second.get(), other.get()}) {
+    EXPECT_EQ(ranks->failure(), "rank 1: no more paper");
+  }
+  EXPECT_THROW(other->barrier(), Error);
+}
+
+TEST(StoppedRanks, ALongReasonIsCutShort) {
+  const auto region = std::make_shared<SharedRegion>(2);
+  const auto ranks = join_region(region, 1);
+  ranks->stop(std::string(2 * SharedRegion::kReasonBytes, 'x'));
+  EXPECT_EQ(ranks->failure(), std::string(SharedRegion::kReasonBytes - 1, 'x'));
+}
+
 TEST(LostRanks, AreNoticedByThoseThatWait) {
   const auto region = std::make_shared<SharedRegion>(2);
   const auto ranks = join_region(region, 0, [] { return std::string("rank 1 has died"); });
   EXPECT_THROW(ranks->barrier(), Error);
+}
+
+TEST(LostRanks, AreNoticedByThoseThatAsk) {
+  const auto region = std::make_shared<SharedRegion>(2);
+  bool said = false;  // once, as RankProcesses does
+  const auto ranks = join_region(region, 0, [&said] {
+    return std::exchange(said, true) ? std::string() : std::string("rank 1 has died");
+  });
+  EXPECT_EQ(ranks->failure(), "rank 1 has died");
+  EXPECT_EQ(ranks->failure(), "rank 1 has died");
+  EXPECT_EQ(join_region(region, 1)->failure(), "rank 1 has died");
 }
 
 }  // namespace

@@ -24,6 +24,8 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host);
     MPI_Comm_rank(host, &local_rank_);
     MPI_Comm_size(host, &local_size_);
+    host_ = rank_;
+    MPI_Bcast(&host_, 1, MPI_INT, 0, host);  // the first of its ranks names it
     MPI_Comm_free(&host);
   }
   ~MpiCommunicator() override { MPI_Finalize(); }
@@ -32,6 +34,7 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
+  int host() const override { return host_; }
   std::string transport() const override { return "MPI"; }
 
   void barrier() override { MPI_Barrier(MPI_COMM_WORLD); }
@@ -86,7 +89,7 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1, host_ = 0;
 };
 
 }  // namespace
