@@ -63,8 +63,10 @@ TEST(Team, AThreadThatIsHeldUpIsDoneWithout) {
     });
   };
   team.open([&] {
-    round(true);
-    EXPECT_NE(ran_on[1], first);
+    for (int time = 0; time < 2; ++time) {
+      round(true);
+      EXPECT_NE(ran_on[1], first);
+    }
     round(false);
     EXPECT_EQ(ran_on[1], first);
   });

@@ -13,6 +13,8 @@ namespace {
 
 thread_local Team* current_team = nullptr;
 
+// As a thread is, now and then, by whatever else runs on a machine.
+constexpr int kHeldUpsBorne = 1;
 // Trying the team costs up to a time slice of the scheduler, some milliseconds.
 constexpr int kMostAlone = 32;  // times as long as the first time
 
@@ -59,9 +61,11 @@ void Team::run_all() {
     busy_.store(threads_ - 1, std::memory_order_relaxed);
     begin_round();
     execute(0);
+    bool held_up = false;
     for (int busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) {
-      alone_ |= wait_for_change(busy_, busy);
+      held_up |= wait_for_change(busy_, busy);
     }
+    if (held_up) alone_ = ++held_ups_ > kHeldUpsBorne;
   }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
@@ -79,13 +83,14 @@ void Team::open(const std::function<void()>& body) {
   if (threads_ == 1 || current_team != nullptr) return body();
   alone_ = std::chrono::steady_clock::now() < try_again_;
   if (!alone_) {
+    held_ups_ = 0;
     open_region(body);
-    if (!alone_) {
-      alone_for_ = least_alone_;
-      return;
+    if (alone_) {
+      try_again_ = std::chrono::steady_clock::now() + alone_for_;
+      alone_for_ = std::min(2 * alone_for_, kMostAlone * least_alone_);
+    } else if (held_ups_ == 0) {
+      alone_for_ = std::max(alone_for_ / 2, least_alone_);
     }
-    try_again_ = std::chrono::steady_clock::now() + alone_for_;
-    alone_for_ = std::min(2 * alone_for_, kMostAlone * least_alone_);
     return;
   }
   current_team = this;

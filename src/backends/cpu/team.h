@@ -4,9 +4,9 @@
 // asleep.
 //
 // Operations take microseconds, so threads that another process keeps from their cores would hold up every
-// one of them. Once the first thread has waited much longer than that, it does all of the work itself for a
-// while, as fast as one thread is, and then tries the team again; the longer the while, the more often it
-// failed.
+// one of them. Once the first thread has twice waited much longer than that for one body, it does all of the
+// work itself for a while, as fast as one thread is, and then tries the team again; the longer the while, the
+// more often it failed. Being held up once costs less than working alone does.
 //
 // Owned by the backend, opened by Backend::together(), used by parallel() alone. Inside, no other OpenMP
 // region gets threads: oneDNN must not be called.
@@ -52,6 +52,7 @@ class Team {
 
   int threads_;
   bool alone_ = false;  // whether the first thread does everything
+  int held_ups_ = 0;    // operations of the open body that took much longer
   std::chrono::steady_clock::time_point try_again_;
   std::chrono::milliseconds least_alone_, alone_for_;  // alone_for_: when it happens next
   void* context_ = nullptr;
