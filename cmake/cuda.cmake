@@ -55,5 +55,8 @@ function(winnow_add_cuda_backend)
   target_sources(winnow_backends PRIVATE ${sources})
   # Headers of CUDA in .cc files are not ours to warn about.
   target_include_directories(winnow_backends SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  target_link_libraries(winnow_backends PRIVATE CUDA::cudart_static CUDA::cublasLt)
+  # cuBLASLt is opened at run time (cublas_lt.h).
+  set_property(SOURCE ${PROJECT_SOURCE_DIR}/src/backends/cuda/cublas_lt.cc APPEND PROPERTY COMPILE_DEFINITIONS
+    WINNOW_CUBLAS_FOLDER="$<TARGET_FILE_DIR:CUDA::cublasLt>")
+  target_link_libraries(winnow_backends PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 endfunction()

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backends/cuda/choice_file.h"
+#include "backends/cuda/cublas_lt.h"
 #include "backends/cuda/kernels.h"
 #include "core/error.h"
 
@@ -21,7 +22,7 @@ constexpr int kCandidates = 12;
 
 void check_blas(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) {
-    fail(ErrorCode::kUnsupported, "cuBLASLt: {}: {}", what, cublasLtGetStatusString(status));
+    fail(ErrorCode::kUnsupported, "cuBLASLt: {}: {}", what, cublas_lt().get_status_string(status));
   }
 }
 
@@ -29,17 +30,17 @@ void check_blas(cublasStatus_t status, const char* what) {
 struct Product {
   cublasLtMatmulDesc_t desc = nullptr;
   explicit Product(cublasOperation_t transpose_a) {
-    check_blas(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
+    check_blas(cublas_lt().desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
     set(CUBLASLT_MATMUL_DESC_TRANSA, transpose_a);
   }
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, T value) {
-    check_blas(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)),
+    check_blas(cublas_lt().desc_set_attribute(desc, attribute, &value, sizeof(value)),
                "a product's attribute");
   }
   Product(const Product&) = delete;
   Product& operator=(const Product&) = delete;
-  ~Product() { cublasLtMatmulDescDestroy(desc); }
+  ~Product() { cublas_lt().desc_destroy(desc); }
 };
 
 struct Layout {
@@ -47,21 +48,21 @@ struct Layout {
   // Column-major, as cuBLAS has it.
   Layout(bool bf16, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
     check_blas(
-        cublasLtMatrixLayoutCreate(&desc, bf16 ? CUDA_R_16BF : CUDA_R_32F, static_cast<std::uint64_t>(rows),
-                                   static_cast<std::uint64_t>(cols), stride),
+        cublas_lt().layout_create(&desc, bf16 ? CUDA_R_16BF : CUDA_R_32F, static_cast<std::uint64_t>(rows),
+                                  static_cast<std::uint64_t>(cols), stride),
         "a matrix");
   }
   void batch(std::int32_t count, std::int64_t step) {
     check_blas(
-        cublasLtMatrixLayoutSetAttribute(desc, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)),
+        cublas_lt().layout_set_attribute(desc, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)),
         "a batch");
-    check_blas(cublasLtMatrixLayoutSetAttribute(desc, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step,
+    check_blas(cublas_lt().layout_set_attribute(desc, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step,
                                                 sizeof(step)),
                "a batch");
   }
   Layout(const Layout&) = delete;
   Layout& operator=(const Layout&) = delete;
-  ~Layout() { cublasLtMatrixLayoutDestroy(desc); }
+  ~Layout() { cublas_lt().layout_destroy(desc); }
 };
 
 // The largest power of two, up to 256, that divides all of them.
@@ -82,22 +83,22 @@ std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle,
                                                         const cublasLtMatrixLayout_t (&layouts)[3],
                                                         int alignment) {
   cublasLtMatmulPreference_t preference = nullptr;
-  check_blas(cublasLtMatmulPreferenceCreate(&preference), "a preference");
+  check_blas(cublas_lt().preference_create(&preference), "a preference");
   const std::uint64_t bytes = kWorkspaceBytes;
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+  cublas_lt().preference_set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
                                        sizeof(bytes));
   const auto least = static_cast<std::uint32_t>(alignment);
   for (const auto attribute :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-    cublasLtMatmulPreferenceSetAttribute(preference, attribute, &least, sizeof(least));
+    cublas_lt().preference_set_attribute(preference, attribute, &least, sizeof(least));
   }
   std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
   int count = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle, product, layouts[0], layouts[1], layouts[2], layouts[2],
+      cublas_lt().algo_get_heuristic(handle, product, layouts[0], layouts[1], layouts[2], layouts[2],
                                      preference, kCandidates, found.data(), &count);
-  cublasLtMatmulPreferenceDestroy(preference);
+  cublas_lt().preference_destroy(preference);
   check_blas(status, "choosing an algorithm");
   if (count == 0) fail(ErrorCode::kUnsupported, "cuBLASLt has no algorithm for a product of this model");
   found.resize(static_cast<std::size_t>(count));
@@ -107,14 +108,14 @@ std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle,
 }  // namespace
 
 Matmul::Matmul(Device& device) : device_(device) {
-  check_blas(cublasLtCreate(&handle_), "a handle");
+  check_blas(cublas_lt().create(&handle_), "a handle");
   workspace_ = allocate_bytes(kWorkspaceBytes, device.index());
   load_choices();
 }
 
 Matmul::~Matmul() {
   release_bytes(workspace_);
-  cublasLtDestroy(handle_);
+  cublas_lt().destroy(handle_);
 }
 
 // In cuBLAS's column-major terms: y^T [out, rows] = (W^T)^T [out, in] x^T [in, rows].
@@ -138,9 +139,9 @@ void Matmul::linear(const MatmulArgs& args) {
   const int alignment = common_alignment({args.weight, args.x, args.y, bias});
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
-    return cublasLtMatmul(handle_, product.desc, &alpha, args.weight, weight.desc, args.x, x.desc, &beta,
-                          args.y, y.desc, args.y, y.desc, &algorithm, workspace_, kWorkspaceBytes,
-                          device_.stream());
+    return cublas_lt().matmul(handle_, product.desc, &alpha, args.weight, weight.desc, args.x, x.desc, &beta,
+                              args.y, y.desc, args.y, y.desc, &algorithm, workspace_, kWorkspaceBytes,
+                              device_.stream());
   };
   // What was chosen for another number of rows may not take this one.
   if (run(choose(args, product.desc, layouts, alignment)) == CUBLAS_STATUS_SUCCESS) return;
@@ -158,9 +159,9 @@ void Matmul::batched_logits(const BatchedLogitsArgs& args) {
   const cublasLtMatrixLayout_t layouts[3] = {k.desc, q.desc, logits.desc};
   const float alpha = 1.0f, beta = 0.0f;
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
-    return cublasLtMatmul(handle_, product.desc, &alpha, args.k, k.desc, args.q, q.desc, &beta, args.logits,
-                          logits.desc, args.logits, logits.desc, &algorithm, workspace_, kWorkspaceBytes,
-                          device_.stream());
+    return cublas_lt().matmul(handle_, product.desc, &alpha, args.k, k.desc, args.q, q.desc, &beta,
+                              args.logits, logits.desc, args.logits, logits.desc, &algorithm, workspace_,
+                              kWorkspaceBytes, device_.stream());
   };
   const int alignment = common_alignment({args.k, args.q, args.logits});
   const Key key{round_up(args.rows), args.queries, args.dim, batch, std::min(alignment, 16)};
@@ -181,8 +182,8 @@ const cublasLtMatmulAlgo_t& Matmul::choose(const MatmulArgs& args, cublasLtMatmu
   if (const auto found = choices_.find(key); found != choices_.end()) return found->second;
   if (const auto found = stored_.find(key_text(key)); found != stored_.end()) {
     cublasLtMatmulHeuristicResult_t result{};
-    const cublasStatus_t status = cublasLtMatmulAlgoCheck(handle_, product, layouts[0], layouts[1],
-                                                          layouts[2], layouts[2], &found->second, &result);
+    const cublasStatus_t status = cublas_lt().algo_check(handle_, product, layouts[0], layouts[1], layouts[2],
+                                                         layouts[2], &found->second, &result);
     if (status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspaceBytes) {
       return choices_.emplace(key, found->second).first->second;
     }
@@ -212,9 +213,9 @@ cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_
       constexpr float kHopeless = 1.25f;
       if (round > 0 && ms_of[i] > kHopeless * fastest_ms) continue;
       const auto run = [&] {
-        return cublasLtMatmul(handle_, product, &alpha, args.weight, layouts[0], args.x, layouts[1], &beta, y,
-                              layouts[2], y, layouts[2], &found[i].algo, workspace_, kWorkspaceBytes,
-                              device_.stream());
+        return cublas_lt().matmul(handle_, product, &alpha, args.weight, layouts[0], args.x, layouts[1],
+                                  &beta, y, layouts[2], y, layouts[2], &found[i].algo, workspace_,
+                                  kWorkspaceBytes, device_.stream());
       };
       if (run() != CUBLAS_STATUS_SUCCESS) continue;
       cudaEventRecord(begin, device_.stream());
@@ -236,7 +237,7 @@ cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_
 std::string Matmul::key_text(const Key& key) const {
   const auto& [rows, in, out, kind, alignment] = key;
   return fmt::format("{} | cuBLASLt {} | rows {} in {} out {} kind {} alignment {}", device_.name(),
-                     cublasLtGetVersion(), rows, in, out, kind, alignment);
+                     cublas_lt().get_version(), rows, in, out, kind, alignment);
 }
 
 // An algorithm is 64 opaque bytes that stay valid for a version of the library.
