@@ -6,10 +6,12 @@
 
 #include "cli/command.h"
 #include "cli/common.h"
+#include "cli/expected_memory.h"
 #include "cli/policy_text.h"
 #include "cli/provenance.h"
 #include "cli/table.h"
 #include "core/error.h"
+#include "model/weight_sizes.h"
 #include "runtime/prefill_plan.h"
 #include "tokenizer/tokenizer.h"
 
@@ -20,6 +22,7 @@ using nlohmann::json;
 
 struct InspectOptions {
   ModelOptions model;
+  std::string policy = "dense";
   bool as_json = false, tensors = false;
 };
 
@@ -83,16 +86,21 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
   return result;
 }
 
-json memory_json(const Architecture& arch, const ModelOptions& options) {
-  const auto backend = make_backend(engine_options(options));
+json memory_json(const WeightSource& source, const Architecture& arch, const InspectOptions& options) {
+  const auto backend = make_backend(engine_options(options.model));
+  const Policy policy = parse_policy(options.policy, model_facts(arch));
+  const std::int64_t loaded = loaded_bytes(decode_form_bytes(source, arch, *backend), arch, arch, *backend);
+  const std::int64_t program = program_bytes(arch, *backend);
   json result = json::array();
   for (const std::int64_t length : example_lengths(arch.context)) {
-    const MemoryEstimate dense = estimate_memory(arch, *backend, length, 0, Policy{});
+    const MemoryEstimate estimate = estimate_memory(loaded, arch, *backend, length, 0, policy);
     result.push_back({{"prompt_tokens", length},
-                      {"weights_bytes", dense.weights},
-                      {"kv_bytes", dense.kv},
-                      {"activation_bytes", dense.activations},
-                      {"total_bytes", dense.total()}});
+                      {"policy", policy.name},
+                      {"weights_bytes", estimate.weights},
+                      {"kv_bytes", estimate.kv},
+                      {"activation_bytes", estimate.activations},
+                      {"program_bytes", program},
+                      {"total_bytes", estimate.total() + program}});
   }
   return result;
 }
@@ -126,15 +134,16 @@ void print_tensors(const json& report) {
 }
 
 void print_memory(const json& memory) {
-  Table table({"prompt tokens", "weights MB", "KV cache MB", "activations MB", "total MB"});
+  Table table({"prompt tokens", "weights MB", "KV cache MB", "activations MB", "program MB", "total MB"});
   const auto mb = [](const json& bytes) {
     return fmt::format("{:.1f}", megabytes(bytes.get<std::int64_t>()));
   };
   for (const json& row : memory) {
     table.add_row({row["prompt_tokens"].dump(), mb(row["weights_bytes"]), mb(row["kv_bytes"]),
-                   mb(row["activation_bytes"]), mb(row["total_bytes"])});
+                   mb(row["activation_bytes"]), mb(row["program_bytes"]), mb(row["total_bytes"])});
   }
-  fmt::print("\nMemory to read a prompt, nothing pruned:\n{}", table.to_string());
+  fmt::print("\nMemory to read a prompt, policy {}:\n{}", memory[0]["policy"].get<std::string>(),
+             table.to_string());
 }
 
 void print_report(const json& report) {
@@ -186,7 +195,7 @@ int inspect(const InspectOptions& options) {
                  {"tensor_types", tensor_types_json(tensors)},
                  {"tokenizer", tokenizer_json(options.model)},
                  {"presets", presets_json(arch)},
-                 {"memory", memory_json(arch, options.model)}};
+                 {"memory", memory_json(*source, arch, options)}};
   if (options.tensors) report["tensors"] = tensors_json(tensors);
   if (options.as_json) {
     fmt::print("{}\n", dump_json(report, 2));
@@ -203,9 +212,11 @@ void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* sub = app.add_subcommand("inspect", "What a model is, and the memory it needs");
   add_model_options(*sub, options->model, /*positional_model=*/true);
+  sub->add_option("--policy", options->policy, "Whose memory is told; as in winnow run --help")
+      ->capture_default_str();
   sub->add_flag("--json", options->as_json, "As JSON");
   sub->add_flag("--tensors", options->tensors, "List every tensor");
-  sub->footer("Examples:\n  winnow inspect model.gguf\n  winnow inspect smollm2-135m --json");
+  sub->footer("Examples:\n  winnow inspect model.gguf\n  winnow inspect smollm2-135m --policy keep08 --json");
   sub->callback([options, &command] { command = [options] { return inspect(*options); }; });
 }
 

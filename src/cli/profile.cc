@@ -89,6 +89,12 @@ class Profile {
                  "total", "KV MB", "avgtok", "density"});
     for (const ProfileCase& one : cases_) add_row(table, one);
     fmt::print("{}", table.to_string());
+    const auto most =
+        std::max_element(cases_.begin(), cases_.end(), [](const ProfileCase& a, const ProfileCase& b) {
+          return a.estimated_memory_bytes() < b.estimated_memory_bytes();
+        });
+    fmt::print("memory: {:.0f} MB estimated, {:.0f} MB at the peak\n",
+               megabytes(most->estimated_memory_bytes()), megabytes(cases_.back().peak_memory_bytes()));
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "cli/answer.h"
+#include "cli/expected_memory.h"
 #include "core/check.h"
 #include "core/elapsed.h"
 
@@ -79,7 +80,12 @@ void ProfileCase::note(const Session& session, const Generation& generation) {
   decode_ = session.decode_stats();
   decode_steps_ = generation.decode_steps;
   const std::int64_t peak = engine_.backend().peak_bytes();
-  peak_memory_bytes_ = peak >= 0 ? peak : peak_memory_bytes();
+  peak_memory_bytes_ = peak >= 0 ? peak : winnow::peak_memory_bytes();
+}
+
+std::int64_t ProfileCase::estimated_memory_bytes() const {
+  return engine_.estimate_here(length(), new_tokens_, policy_).total() +
+         program_bytes(engine_.arch(), engine_.backend());
 }
 
 double ProfileCase::prefill_ms() const { return median(prefill_samples_); }
@@ -108,6 +114,7 @@ json ProfileCase::to_json(const ProfileCase* dense) const {
           {"stages", stages},
           {"kv_lens", kv_lens_},
           {"kv_bytes", kv_bytes_},
+          {"estimated_memory_bytes", estimated_memory_bytes()},
           {"peak_memory_bytes", peak_memory_bytes_},  // of the process so far: lengths ascend
           {"avgtok", avgtok()},
           {"density", density()},

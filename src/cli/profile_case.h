@@ -35,6 +35,9 @@ class ProfileCase {
   double avgtok() const { return prefill_.avgtok(); }
   double density() const { return prefill_.density(); }
   double decode_tokens_per_s() const;
+  // What `inspect` would say, and the process's peak so far (or the GPU's).
+  std::int64_t estimated_memory_bytes() const;
+  std::int64_t peak_memory_bytes() const { return peak_memory_bytes_; }
 
   // The result's fields; the speed-ups are against `dense`, or null without one.
   nlohmann::json to_json(const ProfileCase* dense) const;

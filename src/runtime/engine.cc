@@ -10,6 +10,7 @@
 #include <string>
 
 #include "model/random_weights.h"
+#include "model/weight_sizes.h"
 #include "ranks/rank_threads.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/ranks.h"
@@ -43,12 +44,15 @@ std::int64_t address_space_left() {
   return std::max<std::int64_t>(0, static_cast<std::int64_t>(limit.rlim_cur) - used);
 }
 
-MemoryEstimate sum_of(std::span<const ModelPart> parts, const Architecture& arch, const Backend& backend,
-                      std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) {
+// `decode_forms`: decode_form_bytes() of the model.
+MemoryEstimate sum_of(std::span<const ModelPart> parts, std::int64_t decode_forms, const Architecture& arch,
+                      const Backend& backend, std::int64_t prompt_tokens, std::int64_t new_tokens,
+                      const Policy& policy) {
   MemoryEstimate sum;
   for (const ModelPart& part : parts) {
-    const MemoryEstimate one =
-        estimate_memory(part_of(arch, part), backend, prompt_tokens, new_tokens, policy, part.layers.begin);
+    const Architecture own = part_of(arch, part);
+    const MemoryEstimate one = estimate_memory(loaded_bytes(decode_forms, arch, own, backend), own, backend,
+                                               prompt_tokens, new_tokens, policy, part.layers.begin);
     sum.weights += one.weights;
     sum.kv += one.kv;
     sum.activations += one.activations;
@@ -181,6 +185,7 @@ void Engine::load(const EngineOptions& options) {
                     .sums = !part().sums_whole,
                     .most_columns = arch_.model_dim});
   }
+  decode_form_bytes_ = decode_form_bytes(*source_, arch_, *backend_);
   find_memory_sharers();
   check_weights_fit();
   if (ranks_) ranks_->barrier();  // before any of them takes memory that another one looks at
@@ -210,7 +215,9 @@ void Engine::find_memory_sharers() {
 
 void Engine::check_weights_fit() const {
   std::int64_t needed = 0;
-  for (const ModelPart& part : parts_in_memory_) needed += weight_bytes(part_of(arch_, part), *backend_);
+  for (const ModelPart& part : parts_in_memory_) {
+    needed += loaded_bytes(decode_form_bytes_, arch_, part_of(arch_, part), *backend_);
+  }
   if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
     needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
   }
@@ -235,12 +242,12 @@ const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
 
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                 const Policy& policy) const {
-  return sum_of(parts_, arch_, *backend_, prompt_tokens, new_tokens, policy);
+  return sum_of(parts_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy);
 }
 
 MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                      const Policy& policy) const {
-  return sum_of(parts_in_memory_, arch_, *backend_, prompt_tokens, new_tokens, policy);
+  return sum_of(parts_in_memory_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy);
 }
 
 }  // namespace winnow

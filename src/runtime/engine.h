@@ -104,6 +104,7 @@ class Engine {
   std::vector<ModelPart> parts_in_memory_;  // of the ranks whose backends share this one's memory, itself too
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::int64_t decode_form_bytes_ = 0;  // of the whole model
   ModelWeights weights_;
   std::unique_ptr<Workspace> workspace_;
   std::function<AttentionCosts(const BlockRule&)> measure_costs_;

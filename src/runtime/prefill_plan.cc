@@ -64,18 +64,12 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
 
 }  // namespace
 
-std::int64_t weight_bytes(const Architecture& arch, const Backend& backend) {
-  const std::int64_t embeddings =
-      backend.keeps_embeddings() && !arch.tied_embeddings ? arch.vocab * arch.model_dim : 0;
-  const std::int64_t elements = arch.matrix_elements() + embeddings;
-  return backend.precision() == Precision::kInt8 ? elements : dtype_bytes(backend.compute_dtype(), elements);
-}
-
-MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
-                               std::int64_t new_tokens, const Policy& policy, std::int64_t first_layer) {
+MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, const Backend& backend,
+                               std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
+                               std::int64_t first_layer) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
-  estimate.weights = weight_bytes(arch, backend);
+  estimate.weights = weights;
   std::vector<std::int64_t> layer_rows = rows_by_layer(policy, first_layer + arch.layers, prompt_tokens);
   layer_rows.erase(layer_rows.begin(), layer_rows.begin() + first_layer);
   for (const std::int64_t rows : layer_rows) {

@@ -24,12 +24,11 @@ struct MemoryEstimate {
   std::int64_t total() const { return weights + kv + activations; }
 };
 
-// Of the model's matrices, as the backend keeps them.
-std::int64_t weight_bytes(const Architecture& arch, const Backend& backend);
-
-// For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches.
-// Needs no weights. Of a rank's part of a model, arch.layers are those from `first_layer` on.
-MemoryEstimate estimate_memory(const Architecture& arch, const Backend& backend, std::int64_t prompt_tokens,
-                               std::int64_t new_tokens, const Policy& policy, std::int64_t first_layer = 0);
+// For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches,
+// beside `weights` bytes (loaded_bytes()). Of a rank's part of a model, arch.layers are those from
+// `first_layer` on.
+MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, const Backend& backend,
+                               std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
+                               std::int64_t first_layer = 0);
 
 }  // namespace winnow

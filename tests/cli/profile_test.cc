@@ -43,6 +43,7 @@ TEST_F(ProfileTest, EveryFieldOfEveryCase) {
                             "speedup_total",
                             "kv_lens",
                             "kv_bytes",
+                            "estimated_memory_bytes",
                             "peak_memory_bytes",
                             "avgtok",
                             "density",

@@ -9,6 +9,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/stored_kernels.h"
+#include "backends/weight_forms.h"
 #include "support/stored_matrix.h"
 
 namespace winnow {
@@ -138,6 +139,10 @@ TEST(StoredWeight, IsUsedWhereDecodingAsks) {
     const auto weight = backend->pack_stored(out, kCols, reader, stored);
     ASSERT_TRUE(weight->has_decode_form());
     EXPECT_LT(weight->decode_bytes(), weight->bytes() / 3);
+    const auto& forms = dynamic_cast<const WeightForms&>(*backend);
+    EXPECT_EQ(weight->decode_bytes(), forms.decode_form_bytes(DType::kQ4_K, first.rows, kCols).value() +
+                                          forms.decode_form_bytes(DType::kQ6_K, second.rows, kCols).value());
+    EXPECT_FALSE(forms.decode_form_bytes(DType::kBF16, first.rows, kCols));
     for (const std::int64_t rows : {1, 3, 70}) {
       SCOPED_TRACE(testing::Message() << threads << " threads, " << rows << " rows");
       const std::vector<float> x = random_row(rows * kCols, 7);

@@ -13,14 +13,16 @@
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/stored_blocks.h"
 #include "backends/cpu/widened_gemm.h"
+#include "backends/weight_forms.h"
 #include "core/check.h"
 
 namespace winnow {
 namespace cpu {
 namespace {
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public Backend, public WeightForms {
  public:
   CpuBackend(Precision precision, int threads)
       : precision_(precision), threads_(threads), gemm_(precision, threads), team_(threads) {
@@ -46,6 +48,14 @@ class CpuBackend final : public Backend {
     if (int8_gemm_ != nullptr) return int8_gemm_->pack(out_features, in_features, reader);
     if (widened_gemm_ != nullptr) return widened_gemm_->pack(out_features, in_features, reader, stored);
     return gemm_.pack(out_features, in_features, reader, stored);
+  }
+  std::int64_t packed_bytes(std::int64_t elements) const override {
+    if (int8_gemm_ != nullptr) return elements;
+    return dtype_bytes(widened_gemm_ != nullptr ? DType::kF32 : compute_dtype(), elements);
+  }
+  std::optional<std::int64_t> decode_form_bytes(DType dtype, std::int64_t rows,
+                                                std::int64_t columns) const override {
+    return precision_ == Precision::kBF16 ? stored_bytes(dtype, rows, columns) : std::nullopt;
   }
   void together(const std::function<void()>& body) override { team_.open(body); }
 

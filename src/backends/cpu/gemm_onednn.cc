@@ -30,8 +30,8 @@ constexpr std::int64_t kLargePiece = 64, kSmallPiece = 16;
 // Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that
 // layout.
 constexpr std::int64_t kPackRows = 256;
-// Rows of a weight converted at a time while packing, to bound the float copy.
-constexpr std::int64_t kPackSlab = 4096;
+// Rows of a weight converted at a time while packing, to bound the copies; whole blocks of packed forms.
+constexpr std::int64_t kPackSlab = 3072;
 
 memory::data_type onednn_type(DType dtype) {
   check(dtype == DType::kF32 || dtype == DType::kBF16, "GEMM operands are F32 or BF16");
@@ -133,6 +133,40 @@ struct Gemm::Impl {
   void reserve_scratchpad(int thread, const Product& product) {
     const auto bytes = static_cast<std::int64_t>(product.desc.scratchpad_desc().get_size());
     if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
+  }
+
+  // Rows [begin, begin + rows.rows) of a weight.
+  void convert(const RowReader& reader, std::int64_t begin, const MatrixView& rows) const {
+    std::vector<float> floats(static_cast<std::size_t>(rows.rows * rows.cols));
+    reader(begin, begin + rows.rows, floats);
+    const MatrixView source{floats.data(), DType::kF32, rows.rows, rows.cols};
+    parallel_rows(threads, rows.rows,
+                  [&](std::int64_t from, std::int64_t to) { convert_rows(source, rows, from, to); });
+  }
+
+  // A piece at a time where the form can be written so: a whole matrix in two forms would be the peak of the
+  // memory that loading takes.
+  void pack_rows(std::int64_t out_features, std::int64_t in_features, const RowReader& reader,
+                 const memory& packed) {
+    const memory::desc form = packed.get_desc();
+    const auto region = [&](std::int64_t begin, std::int64_t rows) {
+      return form.submemory_desc({in_features, rows}, {0, begin}, /*allow_empty=*/true);
+    };
+    const bool in_pieces = out_features > kPackSlab && region(0, kPackSlab) &&
+                           region(kPackSlab, std::min(kPackSlab, out_features - kPackSlab));
+    const std::int64_t piece = in_pieces ? kPackSlab : out_features;
+    const Buffer plain = Buffer::host(piece * dtype_bytes(dtype, in_features));
+    for (std::int64_t begin = 0; begin < out_features; begin += piece) {
+      const std::int64_t count = std::min(piece, out_features - begin);
+      const MatrixView rows{plain.as<>(), dtype, count, in_features};
+      for (std::int64_t first = 0; first < count; first += kPackSlab) {
+        convert(reader, begin + first, rows.slice(first, std::min(kPackSlab, count - first)));
+      }
+      memory source({{in_features, count}, onednn_type(dtype), memory::format_tag::ba}, engine, plain.as<>());
+      memory target(in_pieces ? region(begin, count) : form, engine, packed.get_data_handle());
+      dnnl::reorder(source, target).execute(streams[0], source, target);
+      streams[0].wait();
+    }
   }
 
   // y = x W^T + bias (y += if key.accumulate) on `team` threads of oneDNN's, by the given thread of ours.
@@ -241,28 +275,12 @@ Gemm::~Gemm() = default;
 std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features,
                                    const RowReader& reader, std::span<const StoredRows> stored) {
   const DType dtype = impl_->dtype;
-  Buffer plain = Buffer::host(out_features * dtype_bytes(dtype, in_features));
-  const MatrixView rows{plain.as<>(), dtype, out_features, in_features};
-  std::vector<float> slab;
-  for (std::int64_t begin = 0; begin < out_features; begin += kPackSlab) {
-    const std::int64_t end = std::min(out_features, begin + kPackSlab);
-    slab.resize(static_cast<std::size_t>((end - begin) * in_features));
-    reader(begin, end, slab);
-    const MatrixView source{slab.data(), DType::kF32, end - begin, in_features};
-    parallel_rows(impl_->threads, end - begin, [&](std::int64_t from, std::int64_t to) {
-      convert_rows(source, rows.slice(begin, end - begin), from, to);
-    });
-  }
-
-  const auto type = onednn_type(dtype);
   const memory::dims dims{in_features, out_features};
   const ProductKey key{kPackRows, in_features, out_features, dtype, false, false, 1};
-  const auto packed_desc =
-      impl_->describe(key, memory::desc(dims, type, memory::format_tag::any)).weights_desc();
-  memory source(memory::desc(dims, type, memory::format_tag::ba), impl_->engine, plain.as<>());
-  memory packed(packed_desc, impl_->engine);
-  dnnl::reorder(source, packed).execute(impl_->streams[0], source, packed);
-  impl_->streams[0].wait();
+  const auto form =
+      impl_->describe(key, memory::desc(dims, onednn_type(dtype), memory::format_tag::any)).weights_desc();
+  memory packed(form, impl_->engine);
+  impl_->pack_rows(out_features, in_features, reader, packed);
   std::unique_ptr<StoredWeight> as_stored;
   if (dtype == DType::kBF16 && !stored.empty()) {
     as_stored = StoredWeight::arrange(in_features, stored, impl_->threads);

@@ -166,6 +166,13 @@ std::optional<BlockKind> block_kind(DType dtype) {
   }
 }
 
+std::optional<std::int64_t> stored_bytes(DType dtype, std::int64_t rows, std::int64_t columns) {
+  const auto kind = block_kind(dtype);
+  if (!kind || columns % block_shape(*kind).columns != 0) return std::nullopt;
+  const std::int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
+  return groups * (columns / block_shape(*kind).columns) * block_shape(*kind).bytes;
+}
+
 void arrange_group(DType dtype, std::int64_t rows, std::int64_t columns, std::span<const std::byte> stored,
                    std::byte* group) {
   const BlockKind kind = block_kind(dtype).value();

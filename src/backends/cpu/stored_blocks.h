@@ -52,6 +52,9 @@ constexpr BlockShape block_shape(BlockKind kind) {
 // The kind that holds a type of tensor; none: it is not kept as stored.
 std::optional<BlockKind> block_kind(DType dtype);
 
+// Bytes of a [rows, columns] tensor in this form; none where it is not kept so.
+std::optional<std::int64_t> stored_bytes(DType dtype, std::int64_t rows, std::int64_t columns);
+
 // Rearranges `rows` <= kGroupRows stored rows of `columns` elements, one after the other in `stored`, into
 // one group; lanes past `rows` are zeros. `group` holds columns / block columns * block bytes.
 void arrange_group(DType dtype, std::int64_t rows, std::int64_t columns, std::span<const std::byte> stored,

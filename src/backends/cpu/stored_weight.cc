@@ -11,10 +11,9 @@ std::unique_ptr<StoredWeight> StoredWeight::arrange(std::int64_t in_features,
                                                     std::span<const StoredRows> parts, int threads) {
   std::int64_t bytes = 0;
   for (const StoredRows& part : parts) {
-    const auto kind = block_kind(part.dtype);
-    if (!kind) return nullptr;
-    const BlockShape shape = block_shape(*kind);
-    bytes += (part.rows + kGroupRows - 1) / kGroupRows * (in_features / shape.columns) * shape.bytes;
+    const auto part_bytes = stored_bytes(part.dtype, part.rows, in_features);
+    if (!part_bytes) return nullptr;
+    bytes += *part_bytes;
   }
   auto weight = std::make_unique<StoredWeight>();
   weight->in_features_ = in_features;

@@ -18,6 +18,7 @@
 #include "backends/cuda/rank_exchange.h"
 #include "backends/cuda/step_graph.h"
 #include "backends/cuda/stored_weight.h"
+#include "backends/weight_forms.h"
 #include "core/check.h"
 #include "core/error.h"
 
@@ -70,7 +71,7 @@ Activation activation_of(ActivationKind kind) {
   return Activation::kSiluGated;
 }
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, public WeightForms {
  public:
   CudaBackend(Precision precision, int index)
       : precision_(precision),
@@ -126,6 +127,14 @@ class CudaBackend final : public Backend {
     }
     return std::make_unique<CudaWeight>(std::move(data), out_features, in_features,
                                         StoredWeight::arrange(in_features, stored, device_));
+  }
+
+  std::int64_t packed_bytes(std::int64_t elements) const override {
+    return dtype_bytes(compute_dtype(), elements);
+  }
+  std::optional<std::int64_t> decode_form_bytes(DType dtype, std::int64_t rows,
+                                                std::int64_t columns) const override {
+    return cpu::stored_bytes(dtype, rows, columns);
   }
 
   std::unique_ptr<Weight> pack_uniform(std::int64_t in_features,

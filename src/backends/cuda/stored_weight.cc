@@ -25,10 +25,10 @@ std::unique_ptr<StoredWeight> StoredWeight::arrange(std::int64_t in_features,
   weight->in_features_ = in_features;
   std::int64_t bytes = 0, first_row = 0;
   for (const StoredRows& part : parts) {
-    const auto kind = cpu::block_kind(part.dtype);
-    if (!kind || in_features % cpu::block_shape(*kind).columns != 0) return nullptr;
-    weight->parts_.push_back({*kind, first_row, part.rows, bytes});
-    bytes += group_count(part.rows) * group_bytes(*kind, in_features);
+    const auto part_bytes = cpu::stored_bytes(part.dtype, part.rows, in_features);
+    if (!part_bytes) return nullptr;
+    weight->parts_.push_back({*cpu::block_kind(part.dtype), first_row, part.rows, bytes});
+    bytes += *part_bytes;
     first_row += part.rows;
   }
   if (parts.empty()) return nullptr;
