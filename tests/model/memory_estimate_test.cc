@@ -52,6 +52,8 @@ TEST_P(EstimateOf, TheDemoModelIsWhatItHolds) {
             engine->weights().has_decode_forms ? engine->weights().decode_bytes : 0);
   const double more = GetParam() == Precision::kInt8 ? 0.03 : 0.01;  // scales and sums of every feature
   const std::vector<TokenId> prompt(1000, 5);
+  PrefillOptions options;
+  options.reserve_tokens = 1;
   for (const char* name : {"dense", "keep08"}) {
     SCOPED_TRACE(name);
     const Policy policy = parse_policy(name, engine->facts());
@@ -59,7 +61,7 @@ TEST_P(EstimateOf, TheDemoModelIsWhatItHolds) {
     EXPECT_NEAR(static_cast<double>(estimate.weights), static_cast<double>(held),
                 more * static_cast<double>(held));
     Session session(*engine);
-    session.prefill(prompt, policy, {.reserve_tokens = 1});
+    session.prefill(prompt, policy, options);
     session.decode(5);
     EXPECT_EQ(estimate.kv, session.kv_bytes());
   }
