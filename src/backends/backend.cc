@@ -129,6 +129,13 @@ void Backend::transfer(const MatrixView& x, int from, int to) {
   if (rank == to && !shares_host_memory()) upload(host, x.data, bytes);
 }
 
+void Backend::unpack(const LayerKv&, LayerKv&) { check(false, "unpack: this backend has no q8 caches"); }
+
+std::int64_t Backend::q8_bytes(std::int64_t, std::int64_t, std::int64_t) const {
+  check(false, "q8_bytes: this backend has no q8 caches");
+  return 0;
+}
+
 void Backend::gather(const Weight&, std::span<const std::int32_t>, float, const MatrixView&) {
   check(false, "gather: this backend keeps no embeddings");
 }

@@ -49,6 +49,15 @@ constexpr DType compute_dtype(Precision precision) {
   return precision == Precision::kF32 ? DType::kF32 : DType::kBF16;
 }
 
+// What caches keep between the calls of a session. kSame: keys and values as they are computed. kQ8: 8 bits a
+// value. A head's row x is kept as round(x / scale), -127..127, where scale is the smallest bf16 number that
+// is at least max|x| / 127 (in float32): one for the values of a row, one for every kQ8KeyDims dimensions of
+// its keys, of which a few are often much larger than the others.
+enum class KvType : std::uint8_t { kSame, kQ8 };
+constexpr std::int64_t kQ8KeyDims = 32;
+
+constexpr const char* kv_type_name(KvType type) { return type == KvType::kSame ? "same" : "q8"; }
+
 // A view of row-major rows; rows are contiguous.
 struct MatrixView {
   void* data = nullptr;
@@ -104,7 +113,9 @@ struct StoredRows {
 };
 
 // One layer's keys and values. Rows are sorted by position; every layer has its own number of rows, and after
-// pruning a row is not a position. The layout of `k` and `v` is private to the backend.
+// pruning a row is not a position. The layout of `k` and `v` is private to the backend. Caches of kQ8 are
+// taken by rope_append, attention of single queries without a plan, reserve, keep_rows and unpack; other ops
+// want kSame.
 struct LayerKv {
   Buffer k, v;
   std::int64_t kv_heads = 0;
@@ -113,6 +124,7 @@ struct LayerKv {
   std::int64_t capacity = 0;            // rows that fit without reserve()
   std::vector<std::int32_t> positions;  // [rows]
   bool here = true;                     // false: another rank has the keys and values
+  KvType type = KvType::kSame;          // of k and v
   std::int64_t bytes() const { return k.bytes() + v.bytes(); }
   // What the queries of a layer with a window of `size` positions see; 0: it has none.
   SlidingWindow window(std::int64_t size) const { return {positions, size}; }
@@ -161,6 +173,7 @@ struct RopeAppendParams {
   const RopeTable* rope = nullptr;
   MatrixView q;  // [rows, heads * head_dim] compute dtype, out
   LayerKv* kv = nullptr;
+  LayerKv* q8 = nullptr;          // gets the rows too, in 8 bits: has the rows of `kv`; or nullptr
   const float* q_norm = nullptr;  // [head_dim] or nullptr
   const float* k_norm = nullptr;
   float norm_epsilon = 0.0f;
@@ -368,6 +381,15 @@ class Backend {
   // Bytes that reserve(kv, capacity) would hold.
   virtual std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim,
                                 std::int64_t capacity) const = 0;
+  // The same for caches of `type`.
+  std::int64_t cache_bytes(KvType type, std::int64_t kv_heads, std::int64_t head_dim,
+                           std::int64_t capacity) const {
+    return type == KvType::kQ8 ? q8_bytes(kv_heads, head_dim, capacity)
+                               : kv_bytes(kv_heads, head_dim, capacity);
+  }
+  // The rows of a cache of kQ8 as the first ones of `to`, a cache of kSame that has room and loses what it
+  // had.
+  virtual void unpack(const LayerKv& q8, LayerKv& to);
   // Keeps only the cache rows listed (ascending) and their positions, and gives the rest of the memory back.
   virtual void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) = 0;
 
@@ -376,6 +398,7 @@ class Backend {
 
  protected:
   const RankShare& share() const { return share_; }
+  virtual std::int64_t q8_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const;
   // window_scores() of the heads here; those asked are counted from the first one here.
   virtual void own_window_scores(const WindowScoresParams& params) = 0;
 

@@ -27,6 +27,7 @@ struct CacheHeads {
         padded_dim(kv_layout(kv, kernels.dtype).padded_dim()),
         element_bytes(dtype_bytes(kernels.dtype, 1)) {
     check(q_cols == heads * dim && heads % kv_heads == 0, "q has a multiple of kv_heads heads");
+    check(kv.type == KvType::kSame, "this op takes no caches in 8 bits");
   }
 
   // Keys of one kv head from `row` on, a multiple of kKeyBlock.

@@ -13,6 +13,7 @@
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/q8_cache.h"
 #include "backends/cpu/stored_blocks.h"
 #include "backends/cpu/widened_gemm.h"
 #include "backends/weight_forms.h"
@@ -134,6 +135,19 @@ class CpuBackend final : public Backend, public WeightForms {
     return 2 * kv_heads * layout.head_elements() * dtype_bytes(compute_dtype(), 1);
   }
 
+  std::int64_t q8_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const override {
+    const Q8Layout layout{head_dim, round_capacity(capacity)};
+    return layout.key_bytes(kv_heads) + layout.value_bytes(kv_heads);
+  }
+  void unpack(const LayerKv& q8, LayerKv& to) override {
+    check(q8.type == KvType::kQ8 && to.type == KvType::kSame && q8.rows <= to.capacity, "unpack: room");
+    parallel_rows(threads_, q8.rows, [&](std::int64_t begin, std::int64_t end) {
+      unpack_q8_rows(q8, to, compute_dtype(), begin, end);
+    });
+    to.positions = q8.positions;
+    to.rows = q8.rows;
+  }
+
   void reserve(LayerKv& kv, std::int64_t capacity) override {
     if (capacity <= kv.capacity) return;
     std::vector<std::int64_t> all(static_cast<std::size_t>(kv.rows));
@@ -153,11 +167,17 @@ class CpuBackend final : public Backend, public WeightForms {
   static std::int64_t room_for(const RopeAppendParams& p) {
     check(p.kv->rows + p.qkv.rows <= p.kv->capacity, "rope_append: the cache is full");
     check(static_cast<std::int64_t>(p.positions.size()) == p.qkv.rows, "rope_append: one position a row");
+    check(p.q8 == nullptr || (p.q8->type == KvType::kQ8 && p.q8->rows == p.kv->rows &&
+                              p.q8->rows + p.qkv.rows <= p.q8->capacity),
+          "rope_append: the same rows in 8 bits, and room");
     return p.kv->rows;
   }
   static void appended(const RopeAppendParams& p) {
-    p.kv->positions.insert(p.kv->positions.end(), p.positions.begin(), p.positions.end());
-    p.kv->rows += p.qkv.rows;
+    for (LayerKv* kv : {p.kv, p.q8}) {
+      if (kv == nullptr) continue;
+      kv->positions.insert(kv->positions.end(), p.positions.begin(), p.positions.end());
+      kv->rows += p.qkv.rows;
+    }
   }
 
   static std::int64_t round_capacity(std::int64_t rows) {
@@ -166,6 +186,7 @@ class CpuBackend final : public Backend, public WeightForms {
 
   // A new, zeroed cache of `capacity` rows whose first rows are the given rows of the old one.
   void move_rows(LayerKv& kv, std::span<const std::int64_t> rows, std::int64_t capacity) {
+    if (kv.type == KvType::kQ8) return move_q8_rows(kv, rows, capacity);
     const KvLayout from = kv_layout(kv, compute_dtype());
     const KvLayout to{compute_dtype(), kv.head_dim, round_capacity(capacity)};
     const std::int64_t bytes = kv_bytes(kv.kv_heads, kv.head_dim, capacity) / 2;
@@ -176,6 +197,22 @@ class CpuBackend final : public Backend, public WeightForms {
       copy_rows<BF16>(kv, from, to, rows, k, v);
     } else {
       copy_rows<float>(kv, from, to, rows, k, v);
+    }
+    kv.k = std::move(k);
+    kv.v = std::move(v);
+    kv.capacity = to.capacity;
+  }
+
+  void move_q8_rows(LayerKv& kv, std::span<const std::int64_t> rows, std::int64_t capacity) {
+    const Q8Layout to{kv.head_dim, round_capacity(capacity)};
+    Buffer k = Buffer::host(to.key_bytes(kv.kv_heads)), v = Buffer::host(to.value_bytes(kv.kv_heads));
+    std::memset(k.as<>(), 0, static_cast<std::size_t>(k.bytes()));
+    std::memset(v.as<>(), 0, static_cast<std::size_t>(v.bytes()));
+    for (std::int64_t head = 0; head < kv.kv_heads && !rows.empty(); ++head) {
+      const Q8Head old(kv, head), moved(to, kv.kv_heads, head, k, v);
+      parallel_rows(threads_, std::ssize(rows), [&](std::int64_t begin, std::int64_t end) {
+        copy_q8_rows(old, moved, rows, begin, end);
+      });
     }
     kv.k = std::move(k);
     kv.v = std::move(v);

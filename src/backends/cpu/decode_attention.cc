@@ -25,23 +25,26 @@ std::int64_t partial_floats(const AttentionParams& params) {
 }  // namespace
 
 bool DecodeAttention::takes(const AttentionParams& params, DType dtype) {
-  if (params.q.rows != 1 || dtype != DType::kBF16 || !has_decode_kernel(params.kv->head_dim)) return false;
+  const LayerKv& kv = *params.kv;
+  const bool has_kernel = kv.type == KvType::kQ8 || (dtype == DType::kBF16 && has_decode_kernel(kv.head_dim));
+  if (params.q.rows != 1 || !has_kernel) return false;
   // A plan that lists everything is dense attention, bit for bit.
-  return params.plan == nullptr || is_full(*params.plan, params.query_rows, params.kv->window(params.window));
+  return params.plan == nullptr || is_full(*params.plan, params.query_rows, kv.window(params.window));
 }
 
 void DecodeAttention::list(std::span<const AttentionParams> queries) {
-  heads_.clear(), pieces_.clear(), offsets_.clear();
+  heads_.clear(), pieces_.clear(), offsets_.clear(), used_ = 0;
   std::int64_t floats = 0;
   for (const AttentionParams& params : queries) {
     const LayerKv& kv = *params.kv;
     const std::int64_t limit = params.query_rows[0] + 1;
     check(limit <= kv.rows, "attention: a query beyond the cache");
+    check(kv.type == queries[0].kv->type, "attention: caches of one kind");
     const std::int64_t first = kv.window(params.window).first_row(limit - 1);
     const std::int64_t pieces = (limit + kPieceRows - 1) / kPieceRows - first / kPieceRows;
     for (std::int64_t kv_head = 0; kv_head < kv.kv_heads; ++kv_head) {
       const auto head = static_cast<std::int64_t>(heads_.size());
-      heads_.push_back({&params, kv_head, first, limit, pieces});
+      heads_.push_back({&params, kv_head, first, limit, pieces, prepare_q8(params, kv_head)});
       offsets_.push_back(floats);
       for (std::int64_t i = 0; i < pieces; ++i) pieces_.push_back({head, i});
       floats += pieces * partial_floats(params);
@@ -53,6 +56,19 @@ void DecodeAttention::list(std::span<const AttentionParams> queries) {
     left_ = std::make_unique<std::atomic<std::int64_t>[]>(left_size_);
   }
   for (std::size_t i = 0; i < heads_.size(); ++i) left_[i].store(heads_[i].pieces, std::memory_order_relaxed);
+}
+
+std::int64_t DecodeAttention::prepare_q8(const AttentionParams& params, std::int64_t kv_head) {
+  const auto first = static_cast<std::int64_t>(used_);
+  if (params.kv->type != KvType::kQ8) return first;
+  const std::int64_t group = group_of(params), dim = params.kv->head_dim;
+  used_ += static_cast<std::size_t>(group);
+  if (q8_queries_.size() < used_) q8_queries_.resize(used_);
+  for (std::int64_t h = 0; h < group; ++h) {
+    prepare_q8_query(params.q, (kv_head * group + h) * dim, dim,
+                     q8_queries_[static_cast<std::size_t>(first + h)]);
+  }
+  return first;
 }
 
 std::int64_t DecodeAttention::first_row(const Piece& piece) const {
@@ -67,11 +83,22 @@ const BF16* DecodeAttention::keys(const Piece& piece) const {
 
 void DecodeAttention::attend(const Piece& piece, const Piece& next) {
   const Head& head = heads_[static_cast<std::size_t>(piece.head)];
+  float* partial = partial_.as<float>() + offsets_[static_cast<std::size_t>(piece.head)] +
+                   piece.index * partial_floats(*head.params);
+  if (head.params->kv->type == KvType::kQ8) {
+    attend_q8(piece, next, partial);
+  } else {
+    attend_bf16(piece, next, partial);
+  }
+  // Whoever finishes a head's last piece merges them all.
+  if (left_[static_cast<std::size_t>(piece.head)].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(head);
+}
+
+void DecodeAttention::attend_bf16(const Piece& piece, const Piece& next, float* partial) const {
+  const Head& head = heads_[static_cast<std::size_t>(piece.head)];
   const AttentionParams& params = *head.params;
   const LayerKv& kv = *params.kv;
   const std::int64_t group = group_of(params), dim = kv.head_dim, base = head.kv_head * kv.capacity * dim;
-  float* partial = partial_.as<float>() + offsets_[static_cast<std::size_t>(piece.head)] +
-                   piece.index * partial_floats(params);
   const std::int64_t begin = first_row(piece);
   attend_piece({.q = params.q.row<BF16>(0) + head.kv_head * group * dim,
                 .heads = group,
@@ -86,8 +113,27 @@ void DecodeAttention::attend(const Piece& piece, const Piece& next) {
                 .maximum = partial,
                 .sum = partial + group,
                 .out = partial + 2 * group});
-  // Whoever finishes a head's last piece merges them all.
-  if (left_[static_cast<std::size_t>(piece.head)].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(head);
+}
+
+void DecodeAttention::attend_q8(const Piece& piece, const Piece& next, float* partial) const {
+  const Head& head = heads_[static_cast<std::size_t>(piece.head)];
+  const Head& next_head = heads_[static_cast<std::size_t>(next.head)];
+  const AttentionParams& params = *head.params;
+  const std::int64_t group = group_of(params), begin = first_row(piece), next_begin = first_row(next);
+  const Q8Head next_cache(*next_head.params->kv, next_head.kv_head);
+  choose_q8_kernel().attend(
+      {.q = &q8_queries_[static_cast<std::size_t>(head.q8_queries)],
+       .heads = group,
+       .cache = Q8Head(*params.kv, head.kv_head),
+       .next = next_cache.k + next_cache.layout.key_index(next_begin, 0),
+       .next_scales = next_cache.k_scales + next_cache.layout.key_scale_index(next_begin, 0),
+       .begin = begin,
+       .end = std::min(begin + kPieceRows, head.limit),
+       .first = head.first,
+       .scale_log2 = params.scale * std::numbers::log2e_v<float>,
+       .maximum = partial,
+       .sum = partial + group,
+       .out = partial + 2 * group});
 }
 
 void DecodeAttention::merge(const Head& head) const {

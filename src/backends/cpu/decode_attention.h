@@ -12,12 +12,14 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/decode_kernel.h"
+#include "backends/cpu/q8_kernel.h"
 
 namespace winnow::cpu {
 
 class DecodeAttention {
  public:
-  // Whether run() takes them: one row that sees everything, and instructions for this cache.
+  // Whether run() takes them: one row that sees everything, and instructions for this cache, of which those
+  // in 8 bits need none.
   static bool takes(const AttentionParams& params, DType dtype);
 
   void run(std::span<const AttentionParams> queries, int threads);
@@ -27,6 +29,7 @@ class DecodeAttention {
   struct Head {
     const AttentionParams* params;
     std::int64_t kv_head, first, limit, pieces;  // sees cache rows [first, limit)
+    std::int64_t q8_queries;                     // its first one in q8_queries_, where its cache is in 8 bits
   };
   struct Piece {
     std::int64_t head, index;
@@ -36,6 +39,9 @@ class DecodeAttention {
   void attend(const Piece& piece, const Piece& next);
   std::int64_t first_row(const Piece& piece) const;
   const BF16* keys(const Piece& piece) const;
+  void attend_bf16(const Piece& piece, const Piece& next, float* partial) const;
+  void attend_q8(const Piece& piece, const Piece& next, float* partial) const;
+  std::int64_t prepare_q8(const AttentionParams& params, std::int64_t kv_head);
   void merge(const Head& head) const;
 
   std::vector<Head> heads_;
@@ -44,6 +50,8 @@ class DecodeAttention {
   std::unique_ptr<std::atomic<std::int64_t>[]> left_;  // [heads_] pieces not finished yet
   std::size_t left_size_ = 0;
   Buffer partial_;
+  std::vector<Q8Query> q8_queries_;  // of these the first used_
+  std::size_t used_ = 0;
 };
 
 }  // namespace winnow::cpu

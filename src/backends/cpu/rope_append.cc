@@ -4,13 +4,15 @@
 // one float32 dimension or a pair of bfloat16 ones, so both types share the code. The loop takes 16 rows of
 // one kv head at a time, because together they fill the cache lines that each touches in part. Values:
 // float32 rows are copied; bfloat16 rows go out two at a time, interleaved. A row without its partner writes
-// 2-byte elements, as another thread may be writing the partner.
+// 2-byte elements, as another thread may be writing the partner. Caches in 8 bits: a row is rounded from what
+// the other cache would hold (q8_cache.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/kv_layout.h"
+#include "backends/cpu/q8_cache.h"
 #include "core/check.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -166,16 +168,39 @@ void append_head(const RopeAppendParams& p, const CacheHead<T>& head, std::int64
 }
 
 template <class T>
+void append_q8_head(const RopeAppendParams& p, const Q8Head& head, std::int64_t kv_head,
+                    std::int64_t first_row, std::int64_t begin, std::int64_t end) {
+  const std::int64_t dim = p.kv->head_dim;
+  const Tag d;
+  HWY_ALIGN T rotated[kMaxKeyDim];
+  HWY_ALIGN float key[kMaxKeyDim], value[kMaxKeyDim];
+  for (std::int64_t r = begin; r < end; ++r) {
+    const T* k = p.qkv.row<T>(r) + p.q.cols + kv_head * dim;
+    const T* v = k + p.kv->kv_heads * dim;
+    norm_and_rotate_head(p, p.k_norm, r, k, rotated);
+    for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
+      store(load(d, rotated + i, lanes), d, key + i, lanes);
+      store(load(d, v + i, lanes), d, value + i, lanes);
+    });
+    write_q8_row(head, first_row + r, key, value);
+  }
+}
+
+template <class T>
 void append(const RopeAppendParams& p, DType dtype, std::int64_t first_row, std::int64_t begin,
             std::int64_t end) {
   const KvLayout layout = kv_layout(*p.kv, dtype);
   for (std::int64_t r = begin; r < end;) {
     const std::int64_t block_end = std::min(end, ((first_row + r) / kKeyBlock + 1) * kKeyBlock - first_row);
     rotate_queries<T>(p, r, block_end);
-    for (std::int64_t h = 0; h < p.kv->kv_heads; ++h) {
+    for (std::int64_t h = 0; h < p.kv->kv_heads && p.kv->type == KvType::kSame; ++h) {
       const std::int64_t offset = h * layout.head_elements();
       const CacheHead<T> head{layout, p.kv->k.as<T>() + offset, p.kv->v.as<T>() + offset};
       append_head(p, head, h, first_row, r, block_end);
+    }
+    const LayerKv* q8 = p.kv->type == KvType::kQ8 ? p.kv : p.q8;
+    for (std::int64_t h = 0; q8 != nullptr && h < p.kv->kv_heads; ++h) {
+      append_q8_head<T>(p, Q8Head(*q8, h), h, first_row, r, block_end);
     }
     r = block_end;
   }

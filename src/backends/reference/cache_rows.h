@@ -20,14 +20,19 @@ inline double dot(const double* a, const double* b, std::int64_t n) {
   return sum;
 }
 
+// What a cache's elements are stored as: those of 8 bits as the float32 numbers they stand for.
+inline DType stored_dtype(const LayerKv& kv, DType compute) {
+  return kv.type == KvType::kQ8 ? DType::kF32 : compute;
+}
+
 // The first `rows` rows of a cache's keys (or values) of one kv head, [rows][head_dim].
 inline std::vector<Vector> cached_rows(const LayerKv& kv, const Buffer& buffer, DType dtype,
                                        std::int64_t kv_head, std::int64_t rows) {
-  const MatrixView view{buffer.as<>(), dtype, kv.capacity, kv.kv_heads * kv.head_dim};
+  const MatrixView view{buffer.as<>(), stored_dtype(kv, dtype), kv.capacity, kv.kv_heads * kv.head_dim};
   std::vector<Vector> result(static_cast<std::size_t>(rows), Vector(static_cast<std::size_t>(kv.head_dim)));
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t d = 0; d < kv.head_dim; ++d) {
-      result[r][d] = get_element(view.row<void>(r), dtype, kv_head * kv.head_dim + d);
+      result[r][d] = get_element(view.row<void>(r), view.dtype, kv_head * kv.head_dim + d);
     }
   }
   return result;

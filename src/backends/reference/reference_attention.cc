@@ -15,7 +15,40 @@ namespace {
 
 // The cache's keys or values as a matrix: one line for every cached row.
 MatrixView cache_view(const LayerKv& kv, const Buffer& buffer, DType dtype) {
-  return {buffer.as<>(), dtype, kv.capacity, kv.kv_heads * kv.head_dim};
+  return {buffer.as<>(), stored_dtype(kv, dtype), kv.capacity, kv.kv_heads * kv.head_dim};
+}
+
+// What KvType::kQ8 keeps of `count` values.
+void round_to_q8(double* values, std::int64_t count) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::abs(static_cast<float>(values[i])));
+  BF16 scale = to_bf16(largest / 127.0f);
+  if (to_float(scale) < largest / 127.0f) ++scale.bits;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float steps = scale.bits == 0 ? 0.0f : static_cast<float>(values[i]) / to_float(scale);
+    values[i] = std::nearbyint(steps) * to_float(scale);
+  }
+}
+
+void append_row(const LayerKv& kv, std::int64_t row, DType compute, std::vector<double> keys,
+                std::vector<double> values) {
+  if (kv.type == KvType::kQ8) {
+    for (std::vector<double>* part : {&keys, &values}) {
+      for (double& value : *part) {  // rounded from what another cache would hold
+        value = compute == DType::kBF16 ? to_float(to_bf16(static_cast<float>(value)))
+                                        : static_cast<float>(value);
+      }
+    }
+    for (std::int64_t first = 0; first < kv.kv_heads * kv.head_dim; first += kv.head_dim) {
+      for (std::int64_t d = 0; d < kv.head_dim; d += kQ8KeyDims) {
+        round_to_q8(&keys[first + d], std::min(kQ8KeyDims, kv.head_dim - d));
+      }
+      round_to_q8(&values[first], kv.head_dim);
+    }
+  }
+  set_row(cache_view(kv, kv.k, compute), row, keys);
+  set_row(cache_view(kv, kv.v, compute), row, values);
 }
 
 // Rotates one head in place: pairs (i, i + rotary_dim / 2) by the angle of `position`. The rest passes
@@ -43,7 +76,7 @@ std::int64_t check_heads(const MatrixView& q, const LayerKv& kv) {
 }  // namespace
 
 void rope_append(const RopeAppendParams& params) {
-  LayerKv& kv = *params.kv;
+  const LayerKv& kv = *params.kv;
   const std::int64_t heads = check_heads(params.q, kv);
   const std::int64_t rows = params.qkv.rows, dim = kv.head_dim;
   check(params.qkv.cols == (heads + 2 * kv.kv_heads) * dim, "rope_append: a row is q | k | v");
@@ -51,8 +84,9 @@ void rope_append(const RopeAppendParams& params) {
         "rope_append: one position and one q for every row");
   check(kv.rows + rows <= kv.capacity, "rope_append: the cache has room");
   check(params.rope->rotary_dim <= dim, "rope_append: rotary_dim fits the head");
-  const MatrixView k = cache_view(kv, kv.k, params.qkv.dtype);
-  const MatrixView v = cache_view(kv, kv.v, params.qkv.dtype);
+  check(params.q8 == nullptr || (params.q8->type == KvType::kQ8 && params.q8->rows == kv.rows &&
+                                 kv.rows + rows <= params.q8->capacity),
+        "rope_append: the same rows in 8 bits, and room");
   for (std::int64_t r = 0; r < rows; ++r) {
     std::vector<double> values = get_row(params.qkv, r);
     norm_heads(params, values);
@@ -62,11 +96,16 @@ void rope_append(const RopeAppendParams& params) {
     const auto k_begin = values.begin() + heads * dim;
     const auto v_begin = k_begin + kv.kv_heads * dim;
     set_row(params.q, r, {values.begin(), k_begin});
-    set_row(k, kv.rows + r, {k_begin, v_begin});
-    set_row(v, kv.rows + r, {v_begin, values.end()});
+    for (const LayerKv* cache : {params.kv, params.q8}) {
+      if (cache == nullptr) continue;
+      append_row(*cache, kv.rows + r, params.qkv.dtype, {k_begin, v_begin}, {v_begin, values.end()});
+    }
   }
-  kv.positions.insert(kv.positions.end(), params.positions.begin(), params.positions.end());
-  kv.rows += rows;
+  for (LayerKv* cache : {params.kv, params.q8}) {
+    if (cache == nullptr) continue;
+    cache->positions.insert(cache->positions.end(), params.positions.begin(), params.positions.end());
+    cache->rows += rows;
+  }
 }
 
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/reference/cache_rows.h"
 #include "backends/reference/elements.h"
 #include "backends/reference/reference_int8.h"
 #include "backends/reference/reference_ops.h"
@@ -92,6 +93,15 @@ class ReferenceBackend final : public Backend {
   std::int64_t kv_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const override {
     return 2 * capacity * dtype_bytes(compute_dtype(), kv_heads * head_dim);
   }
+  std::int64_t q8_bytes(std::int64_t kv_heads, std::int64_t head_dim, std::int64_t capacity) const override {
+    return 2 * capacity * dtype_bytes(DType::kF32, kv_heads * head_dim);  // as numbers (cache_rows.h)
+  }
+  void unpack(const LayerKv& q8, LayerKv& to) override {
+    reference::convert(cache_view(q8, q8.k).slice(0, q8.rows), cache_view(to, to.k).slice(0, q8.rows));
+    reference::convert(cache_view(q8, q8.v).slice(0, q8.rows), cache_view(to, to.v).slice(0, q8.rows));
+    to.positions = q8.positions;
+    to.rows = q8.rows;
+  }
   void keep_rows(LayerKv& kv, std::span<const std::int64_t> rows) override {
     const auto kept = static_cast<std::int64_t>(rows.size());
     reference::keep_rows(cache_view(kv, kv.k).slice(0, kv.rows), rows);
@@ -104,12 +114,14 @@ class ReferenceBackend final : public Backend {
 
  private:
   MatrixView cache_view(const LayerKv& kv, const Buffer& buffer) const {
-    return {buffer.as<>(), compute_dtype(), kv.capacity, kv.kv_heads * kv.head_dim};
+    return {buffer.as<>(), reference::stored_dtype(kv, compute_dtype()), kv.capacity,
+            kv.kv_heads * kv.head_dim};
   }
 
   // Moves the cached rows into buffers of exactly `capacity` rows.
   void resize(LayerKv& kv, std::int64_t capacity) {
-    const std::int64_t row_bytes = dtype_bytes(compute_dtype(), kv.kv_heads * kv.head_dim);
+    const std::int64_t row_bytes =
+        dtype_bytes(reference::stored_dtype(kv, compute_dtype()), kv.kv_heads * kv.head_dim);
     for (Buffer* buffer : {&kv.k, &kv.v}) {
       Buffer resized = allocate(capacity * row_bytes);
       std::copy_n(buffer->as<std::byte>(), kv.rows * row_bytes, resized.as<std::byte>());
