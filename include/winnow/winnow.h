@@ -79,6 +79,7 @@ typedef struct winnow_engine_options {
   int32_t threads;            /* 0: all the process may use */
   winnow_progress progress;   /* of loading, which cannot be cancelled: what it returns is ignored */
   void* user_data;            /* progress's */
+  const char* kv;             /* what caches keep: "same" (default: as computed), "q8" (8 bits) */
 } winnow_engine_options;
 
 WINNOW_API winnow_status winnow_engine_open(const winnow_engine_options* options, winnow_engine** engine);

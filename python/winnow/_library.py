@@ -33,6 +33,7 @@ class EngineOptions(Struct):
         ("threads", c_int32),
         ("progress", PROGRESS),
         ("user_data", c_void_p),
+        ("kv", c_char_p),
     ]
 
 

@@ -199,6 +199,7 @@ class Engine:
         seed: int = 0,
         device: str = "cpu",
         precision: str = "bf16",
+        kv: str = "same",
         threads: int = 0,
         progress: Progress | None = None,
     ) -> None:
@@ -209,6 +210,7 @@ class Engine:
             seed=seed,
             device=_encoded(device, "device"),
             precision=_encoded(precision, "precision"),
+            kv=_encoded(kv, "kv"),
             threads=threads,
             progress=callback.pointer,
         )

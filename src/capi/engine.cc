@@ -16,6 +16,12 @@ Precision precision_of(const std::string& name) {
   fail(ErrorCode::kBadArgument, "precision \"{}\": must be bf16, f32 or int8", name);
 }
 
+KvType kv_of(const std::string& name) {
+  if (name == "same") return KvType::kSame;
+  if (name == "q8") return KvType::kQ8;
+  fail(ErrorCode::kBadArgument, "kv \"{}\": must be same or q8", name);
+}
+
 EngineOptions engine_options(const winnow_engine_options& given) {
   if (given.threads < 0)
     fail(ErrorCode::kBadArgument, "threads is {}: must be 0 (all) or more", given.threads);
@@ -24,6 +30,7 @@ EngineOptions engine_options(const winnow_engine_options& given) {
                         .seed = given.seed,
                         .device = or_default(given.device, "cpu"),
                         .precision = precision_of(or_default(given.precision, "bf16")),
+                        .kv = kv_of(or_default(given.kv, "same")),
                         .threads = given.threads,
                         .progress = {}};
   if (options.model.empty() == options.random_weights.empty()) {

@@ -33,6 +33,7 @@ std::string settings_text(const BatchOptions& options, const Engine& engine, con
                              options.stop_strings};
   // Left out where nothing is skipped, so that files of answers from before there was a choice go on.
   if (!policy.attention.dense()) settings.push_back(policy_to_json(policy)["attention"]);
+  if (engine.kv_type() != KvType::kSame) settings.push_back(kv_type_name(engine.kv_type()));
   const SamplerOptions& sampling = options.sampling;
   settings.push_back({sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed});
   return dump_json(settings);
@@ -136,6 +137,7 @@ void add_batch(CLI::App& app, Command& command) {
   auto options = std::make_shared<BatchOptions>();
   CLI::App* sub = app.add_subcommand("batch", "Answer every prompt of a JSON lines file");
   add_model_options(*sub, options->model);
+  add_kv_option(*sub, options->model);
   add_rank_options(*sub, options->model);
   sub->add_option("PROMPTS", options->prompts, "JSON lines: prompts")->required();
   sub->add_option("-o,--output", options->output, "JSON lines: answers")->required();

@@ -46,6 +46,12 @@ Precision parse_precision(const std::string& text) {
   throw UsageError(fmt::format("--precision {}: must be f32, bf16 or int8", text));
 }
 
+KvType parse_kv(const std::string& text) {
+  if (text == "same") return KvType::kSame;
+  if (text == "q8") return KvType::kQ8;
+  throw UsageError(fmt::format("--kv {}: must be same or q8", text));
+}
+
 // CLI11 itself would take -1 and numbers that are too large.
 std::uint64_t parse_seed(const std::string& text) {
   std::uint64_t seed = 0;
@@ -97,6 +103,12 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool positional_mod
   app.add_flag("--progress", options.plain_progress, "Progress as plain lines on stderr, terminal or not");
 }
 
+void add_kv_option(CLI::App& app, ModelOptions& options) {
+  app.add_option("--kv", options.kv,
+                 "What caches keep: same (keys and values as --precision computes them), or q8 (8 bits)")
+      ->capture_default_str();
+}
+
 void add_sampling_options(CLI::App& app, SamplerOptions& options) {
   app.add_option("--temperature", options.temperature, "Sampling temperature; 0: the likeliest token")
       ->check(CLI::Range(0.0, 100.0))
@@ -133,6 +145,7 @@ EngineOptions engine_options(const ModelOptions& options) {
           .seed = options.seed,
           .device = options.device,
           .precision = parse_precision(options.precision),
+          .kv = parse_kv(options.kv),
           .threads = options.threads,
           .progress = {}};
 }

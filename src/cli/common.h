@@ -19,7 +19,7 @@ namespace winnow::cli {
 
 struct ModelOptions {
   std::string model, random_weights;
-  std::string device = "cpu", precision = "bf16";
+  std::string device = "cpu", precision = "bf16", kv = "same";
   std::vector<std::string> devices;  // of several ranks (ranks.h)
   std::string split;
   bool takes_ranks = false;
@@ -37,6 +37,9 @@ void add_model_choice(CLI::App& app, ModelOptions& options, bool positional_mode
 
 // These, and how to run it: --device, --threads, --precision and --progress.
 void add_model_options(CLI::App& app, ModelOptions& options, bool positional_model = false);
+
+// --kv, for what reads a cache after the prefill that filled it.
+void add_kv_option(CLI::App& app, ModelOptions& options);
 
 // --temperature, --top-k, --top-p. The seed is ModelOptions'.
 void add_sampling_options(CLI::App& app, SamplerOptions& options);

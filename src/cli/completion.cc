@@ -15,7 +15,9 @@ namespace {
 struct Values {
   std::string_view option, words;
 };
-constexpr std::array kValues{Values{"--precision", "bf16 f32 int8"}, Values{"--device", "cpu cuda reference"},
+constexpr std::array kValues{Values{"--precision", "bf16 f32 int8"},
+                             Values{"--device", "cpu cuda reference"},
+                             Values{"--kv", "same q8"},
                              Values{"--model", "smollm2-135m"},
                              Values{"--policy", "dense keep09 keep08 keep07 auto"},
                              Values{"--policies", "dense keep09 keep08 keep07 auto"}};

@@ -320,6 +320,7 @@ void add_eval(CLI::App& app, Command& command) {
   options->settings.policies = {"dense", "keep09", "keep08", "keep07"};
   CLI::App* sub = app.add_subcommand("eval", "What policies cost in quality, beside dense");
   add_model_options(*sub, options->model);
+  add_kv_option(*sub, options->model);
   add_rank_options(*sub, options->model);
   add_measuring_options(*sub, *options);
   sub->add_option("-o,--output", options->output, "Write the result as JSON")->type_name("FILE");

@@ -87,13 +87,15 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
 }
 
 json memory_json(const WeightSource& source, const Architecture& arch, const InspectOptions& options) {
-  const auto backend = make_backend(engine_options(options.model));
+  const EngineOptions engine = engine_options(options.model);
+  const auto backend = make_backend(engine);
   const Policy policy = parse_policy(options.policy, model_facts(arch));
   const std::int64_t loaded = loaded_bytes(decode_form_bytes(source, arch, *backend), arch, arch, *backend);
   const std::int64_t program = program_bytes(arch, *backend);
   json result = json::array();
   for (const std::int64_t length : example_lengths(arch.context)) {
-    const MemoryEstimate estimate = estimate_memory(loaded, arch, *backend, length, 0, policy);
+    const MemoryEstimate estimate =
+        estimate_memory(loaded, arch, *backend, length, 0, policy, /*first_layer=*/0, engine.kv);
     result.push_back({{"prompt_tokens", length},
                       {"policy", policy.name},
                       {"weights_bytes", estimate.weights},
@@ -190,6 +192,7 @@ int inspect(const InspectOptions& options) {
                  {"model", model_json(*source, arch, options.model.model.empty())},
                  {"seed", options.model.seed},
                  {"precision", options.model.precision},
+                 {"kv", options.model.kv},
                  {"architecture", architecture_json(arch)},
                  {"weight_bytes", source->weight_bytes()},
                  {"tensor_types", tensor_types_json(tensors)},
@@ -212,6 +215,7 @@ void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* sub = app.add_subcommand("inspect", "What a model is, and the memory it needs");
   add_model_options(*sub, options->model, /*positional_model=*/true);
+  add_kv_option(*sub, options->model);
   sub->add_option("--policy", options->policy, "Whose memory is told; as in winnow run --help")
       ->capture_default_str();
   sub->add_flag("--json", options->as_json, "As JSON");

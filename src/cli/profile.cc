@@ -212,6 +212,7 @@ void add_mode(CLI::App& profile_app, const char* mode, const char* description, 
   options->mode = mode;
   CLI::App* sub = profile_app.add_subcommand(mode, description);
   add_model_options(*sub, options->model);
+  add_kv_option(*sub, options->model);
   add_rank_options(*sub, options->model);
   sub->add_option("--lengths", options->lengths, "Prompt lengths in tokens")
       ->delimiter(',')

@@ -62,6 +62,7 @@ nlohmann::json provenance(const char* schema, const Engine& engine, const ModelO
           {"split", engine.ranks() == nullptr ? nlohmann::json() : nlohmann::json(split_name(engine))},
           {"backend", engine.backend().description()},
           {"precision", options.precision},
+          {"kv", options.kv},
           {"threads", options.threads == 0 ? omp_get_max_threads() : options.threads},
           {"seed", options.seed}};
 }

@@ -123,6 +123,7 @@ void add_run(CLI::App& app, Command& command) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* sub = app.add_subcommand("run", "Read a prompt and answer it; without one, a conversation");
   add_model_options(*sub, options->model);
+  add_kv_option(*sub, options->model);
   add_rank_options(*sub, options->model);
   sub->add_option("-p,--prompt", options->prompt,
                   "The prompt; with -f it follows the file, after an empty line");

@@ -146,6 +146,7 @@ void add_serve(CLI::App& app, Command& command) {
   CLI::App* sub =
       app.add_subcommand("serve", "Serve a model over HTTP, as OpenAI's API does, and a page to try it");
   add_model_options(*sub, options->model);
+  add_kv_option(*sub, options->model);
   add_rank_options(*sub, options->model);
   sub->add_option("--policy", options->policy,
                   "What to leave out where a request does not say; as in winnow run --help")

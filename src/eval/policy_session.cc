@@ -21,19 +21,13 @@ bool PolicySession::read(std::span<const TokenId> prompt, const Oracle* oracle, 
     };
   }
   std::optional<AttentionSums> sums;
-  std::vector<LayerKv*> caches(static_cast<std::size_t>(engine_.arch().layers));
   if (policy_.eviction) {
     const bool snapkv = policy_.eviction->kind == EvictionKind::kSnapKv;
     sums.emplace(engine_, snapkv ? policy_.eviction->window : std::numeric_limits<std::int64_t>::max());
-    options.observe_attention = [&](const AttentionView& view) {
-      sums->add(view);
-      // The view lends the session's cache for reading; it is this object's session, which is not const, and
-      // it is cut only once the prefill is over.
-      caches[view.layer] = const_cast<LayerKv*>(view.kv);
-    };
+    options.observe_attention = [&](const AttentionView& view) { sums->add(view); };
   }
   if (!session_.prefill(prompt, policy_.policy, options)) return false;
-  if (sums) evict(*sums, caches);
+  if (sums) evict(*sums);
 
   const PassStats& stats = session_.prefill_stats();
   std::int64_t rows = 0;
@@ -50,11 +44,13 @@ bool PolicySession::read(std::span<const TokenId> prompt, const Oracle* oracle, 
   return true;
 }
 
-void PolicySession::evict(const AttentionSums& sums, std::span<LayerKv* const> caches) {
-  for (std::int64_t layer = 0; layer < std::ssize(caches); ++layer) {
+void PolicySession::evict(const AttentionSums& sums) {
+  const std::vector<std::int64_t> cached = session_.kv_lens();
+  for (std::int64_t layer = 0; layer < std::ssize(cached); ++layer) {
     const std::vector<float> scores = sums.mean_over_heads(layer);
-    check(std::ssize(scores) == caches[layer]->rows, "policy session: a score for each cached row");
-    engine_.backend().keep_rows(*caches[layer], rows_that_stay(*policy_.eviction, scores));
+    check(std::ssize(scores) == cached[static_cast<std::size_t>(layer)],
+          "policy session: a score for each cached row");
+    session_.keep_rows(layer, rows_that_stay(*policy_.eviction, scores));
   }
 }
 

@@ -34,7 +34,7 @@ class PolicySession {
   bool timed() const { return policy_.timed(); }
 
  private:
-  void evict(const class AttentionSums& sums, std::span<LayerKv* const> caches);
+  void evict(const class AttentionSums& sums);
 
   const Engine& engine_;
   const EvalPolicy& policy_;

@@ -15,12 +15,14 @@ std::string sample_key(const Engine& engine, const EvalPolicy& policy, const Wor
                        std::int64_t item) {
   nlohmann::json said = to_json(policy);
   said.erase("measured");
-  const nlohmann::json decisive = {engine.source().content_hash(),
-                                   static_cast<int>(engine.backend().precision()),
-                                   said,
-                                   workload.identity(),
-                                   workload.length(),
-                                   workload.number(item)};
+  nlohmann::json decisive = {engine.source().content_hash(),
+                             static_cast<int>(engine.backend().precision()),
+                             said,
+                             workload.identity(),
+                             workload.length(),
+                             workload.number(item)};
+  // Left out where there is no choice made, so that journals from before there was one go on.
+  if (engine.kv_type() != KvType::kSame) decisive.push_back(kv_type_name(engine.kv_type()));
   const std::string text = decisive.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);

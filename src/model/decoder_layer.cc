@@ -69,8 +69,10 @@ void apply_linear(Backend& backend, const LinearWeights& weights, const MatrixVi
 }
 
 void DecoderLayer::project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions,
-                               const MatrixView& q, LayerKv& kv) const {
-  backend.rope_append(append_params(project(hidden), positions, q, kv));
+                               const MatrixView& q, LayerKv& kv, LayerKv* q8) const {
+  RopeAppendParams params = append_params(project(hidden), positions, q, kv);
+  params.q8 = q8;
+  backend.rope_append(params);
 }
 
 MatrixView DecoderLayer::project(const MatrixView& hidden) const {

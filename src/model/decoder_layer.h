@@ -50,9 +50,10 @@ struct DecoderLayer {
   // Positions that a query of this layer sees (AttentionParams::window); 0: all.
   std::int64_t window() const { return weights.is_sliding ? arch.sliding_window : 0; }
 
-  // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`.
+  // hidden [rows, model_dim] -> q [rows, q_dim], rotated; keys and values appended to `kv`, and in 8 bits to
+  // `q8` unless it is null.
   void project_qkv(const MatrixView& hidden, std::span<const std::int32_t> positions, const MatrixView& q,
-                   LayerKv& kv) const;
+                   LayerKv& kv, LayerKv* q8 = nullptr) const;
   // The parts of project_qkv, for rows of several caches: q | k | v of all rows; then
   // backend.rope_append_each().
   MatrixView project(const MatrixView& hidden) const;

@@ -47,12 +47,12 @@ std::int64_t address_space_left() {
 // `decode_forms`: decode_form_bytes() of the model.
 MemoryEstimate sum_of(std::span<const ModelPart> parts, std::int64_t decode_forms, const Architecture& arch,
                       const Backend& backend, std::int64_t prompt_tokens, std::int64_t new_tokens,
-                      const Policy& policy) {
+                      const Policy& policy, KvType kv) {
   MemoryEstimate sum;
   for (const ModelPart& part : parts) {
     const Architecture own = part_of(arch, part);
     const MemoryEstimate one = estimate_memory(loaded_bytes(decode_forms, arch, own, backend), own, backend,
-                                               prompt_tokens, new_tokens, policy, part.layers.begin);
+                                               prompt_tokens, new_tokens, policy, part.layers.begin, kv);
     sum.weights += one.weights;
     sum.kv += one.kv;
     sum.activations += one.activations;
@@ -122,6 +122,10 @@ std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
       fail(ErrorCode::kUnsupported,
            "--precision int8: --device {} computes in bf16 or f32; int8 is the CPU's", options.device);
     }
+    if (options.kv != KvType::kSame) {
+      fail(ErrorCode::kUnsupported, "--kv {}: caches on --device {} are kept as computed (--kv same)",
+           kv_type_name(options.kv), options.device);
+    }
     return make_cuda_backend(options.precision, *index);
   }
   fail(ErrorCode::kBadArgument, "--device {}: must be cpu, cuda, cuda:N or reference", options.device);
@@ -153,6 +157,11 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   engine->arch_ = read_architecture(*engine->source_);
   if (options.ranks && options.ranks->size() > 1) engine->ranks_ = options.ranks;
   if (engine->ranks_) check_one_kind(options.devices);
+  engine->kv_type_ = options.kv;
+  if (engine->ranks_ && options.kv != KvType::kSame) {
+    fail(ErrorCode::kUnsupported, "--kv {}: caches over several devices are kept as computed (--kv same)",
+         kv_type_name(options.kv));
+  }
   engine->parts_ = split_model(engine->arch_, options.split, engine->ranks_ ? engine->ranks_->size() : 1);
   engine->part_arch_ = part_of(engine->arch_, engine->part());
   if (!engine->ranks_) {
@@ -242,12 +251,13 @@ const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
 
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                 const Policy& policy) const {
-  return sum_of(parts_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy);
+  return sum_of(parts_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy, kv_type_);
 }
 
 MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                      const Policy& policy) const {
-  return sum_of(parts_in_memory_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy);
+  return sum_of(parts_in_memory_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy,
+                kv_type_);
 }
 
 }  // namespace winnow

@@ -28,6 +28,7 @@ struct EngineOptions {
   std::uint64_t seed = 0;      // of the random weights
   std::string device = "cpu";  // "cpu", "cuda", "cuda:N", or "reference" (the slow oracle)
   Precision precision = Precision::kBF16;
+  KvType kv = KvType::kSame;             // what sessions' caches keep; kQ8: on one device, cpu or reference
   int threads = 0;                       // 0: all the process may use
   std::function<void(double)> progress;  // share of the weights loaded, 0..1; may be empty
   // What attention costs, where it shall not be measured; for tests and experiments. Empty: measured.
@@ -74,6 +75,7 @@ class Engine {
   const WeightSource& source() const { return *source_; }
   const ModelWeights& weights() const { return weights_; }
   Backend& backend() const { return *backend_; }
+  KvType kv_type() const { return kv_type_; }
   // Activations of the session at work.
   const Workspace& workspace() const { return *workspace_; }
   // Error(kBadArgument) for random weights, which have no tokenizer.
@@ -110,6 +112,7 @@ class Engine {
   std::function<AttentionCosts(const BlockRule&)> measure_costs_;
   std::unique_ptr<AttentionCostsCache> costs_;
   bool random_ = false;
+  KvType kv_type_ = KvType::kSame;
   std::unique_ptr<Leader> leader_;  // the last to come, the first to go
 };
 

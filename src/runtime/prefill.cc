@@ -15,6 +15,7 @@
 #include "runtime/prefill_plan.h"
 #include "runtime/ranks.h"
 #include "runtime/session.h"
+#include "runtime/working_cache.h"
 #include "sparsity/learned_scorer.h"
 
 namespace winnow {
@@ -58,6 +59,7 @@ struct Session::Turn {
   MatrixView hidden_view, q_view;  // of the tokens alive
   std::vector<std::int64_t> query_rows;  // [alive] this layer's cache rows of the tokens alive
   std::vector<LayerWork> layers;         // done so far
+  WorkingCache cache;                    // of the layer at work
 
   bool scores_need_hidden() const { return scorer && scorer->needs_hidden(); }
   bool stage_at(std::int64_t layer) const {
@@ -133,9 +135,9 @@ bool Session::run_layers(Turn& turn) {
     if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
     hand_over(turn.hidden_view, i);
 
-    LayerKv& kv = kv_[i];
     const auto rows = static_cast<std::int64_t>(turn.alive.size());
-    if (kv.here) backend.reserve(kv, kv.rows + rows + turn.options.reserve_tokens);
+    if (kv_[i].here) backend.reserve(kv_[i], kv_[i].rows + rows + turn.options.reserve_tokens);
+    LayerKv& kv = turn.cache.open(backend, kv_[i], kv_[i].rows + rows);
     std::vector<std::int32_t> positions(turn.alive);
     if (positions_ == PositionMode::kCompact) std::iota(positions.begin(), positions.end(), 0);
     const std::int32_t first_position = next_rope_position(kv);
@@ -150,7 +152,7 @@ bool Session::run_layers(Turn& turn) {
     for (std::int64_t begin = 0; kv.here && begin < rows; begin += chunk_rows) {
       const std::int64_t chunk = std::min(chunk_rows, rows - begin);
       step.project_qkv(turn.hidden_view.slice(begin, chunk), std::span(positions).subspan(begin, chunk),
-                       turn.q_view.slice(begin, chunk), kv);
+                       turn.q_view.slice(begin, chunk), kv, q8_of(kv_[i]));
     }
     if (turn.scorer && turn.scorer->watches(i)) show_attention(turn, i);
     // A scorer that looks at attention alone has all it needs now: tokens it drops need not even finish this
@@ -176,7 +178,7 @@ void Session::show_attention(Turn& turn, std::int64_t index) {
   const std::vector<std::int32_t> positions = places(turn);
   turn.scorer->watch(index, {.layer = index + 1,
                              .positions = positions,
-                             .kv = &kv_[index],
+                             .kv = &turn.cache.of(kv_[index]),
                              .q = turn.q_view,
                              .attention_scale = attention_scale(),
                              .attention_window = layer(index).window(),
@@ -191,7 +193,7 @@ void Session::prune(Turn& turn, const Stage& stage) {
   const std::vector<std::int32_t> positions = places(turn);
   const ScorerInput input{.layer = stage.layer,
                           .positions = positions,
-                          .kv = &kv_[stage.layer - 1],
+                          .kv = &turn.cache.of(kv_[stage.layer - 1]),
                           .q = turn.q_view,
                           .attention_scale = attention_scale(),
                           .attention_window = layer(stage.layer - 1).window(),
@@ -264,7 +266,7 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
   const bool last_token_only =
       index == arch.layers - 1 && !turn.options.all_logits && !turn.options.observe_attention;
   const DecoderLayer step = layer(index);
-  const LayerKv& kv = kv_[index];
+  const LayerKv& kv = turn.cache.of(kv_[index]);
   const std::span<const std::int64_t> query_rows(turn.query_rows);
   const std::int64_t first = last_token_only ? rows - 1 : 0,
                      chunk_rows = even_chunk(rows - first, engine_.backend().chunk_rows());
@@ -416,6 +418,12 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy) const {
          "policy {}: positions compact needs rotary embeddings; {} adds learned positions before the first "
          "layer",
          policy.name, engine_.arch().name);
+  }
+  if (engine_.kv_type() != KvType::kSame && !policy.attention.dense() &&
+      policy.attention.decode == DecodeMode::kSelected) {
+    fail(ErrorCode::kUnsupported,
+         "policy {}: attention.decode selected chooses blocks by the keys as computed: not with --kv {}",
+         policy.name, kv_type_name(engine_.kv_type()));
   }
   const std::int64_t context = engine_.arch().context;
   if (tokens > room()) {

@@ -66,18 +66,21 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
 
 MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, const Backend& backend,
                                std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
-                               std::int64_t first_layer) {
+                               std::int64_t first_layer, KvType type) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
   estimate.weights = weights;
   std::vector<std::int64_t> layer_rows = rows_by_layer(policy, first_layer + arch.layers, prompt_tokens);
   layer_rows.erase(layer_rows.begin(), layer_rows.begin() + first_layer);
   for (const std::int64_t rows : layer_rows) {
-    estimate.kv += backend.kv_bytes(arch.kv_heads, arch.head_dim, rows + new_tokens);
+    estimate.kv += backend.cache_bytes(type, arch.kv_heads, arch.head_dim, rows + new_tokens);
   }
   estimate.activations = prompt_tokens * (4 * arch.model_dim + dtype_bytes(compute, arch.q_dim())) +
                          Workspace::bytes(arch, compute, backend.chunk_rows()) +
                          planning_bytes(arch, backend, policy.attention, layer_rows, new_tokens);
+  if (type != KvType::kSame && !layer_rows.empty()) {
+    estimate.activations += backend.kv_bytes(arch.kv_heads, arch.head_dim, layer_rows.front());
+  }
   return estimate;
 }
 

@@ -24,6 +24,7 @@ Session::Session(const Engine& engine)
     kv_.back().kv_heads = engine.part_arch().kv_heads;
     kv_.back().head_dim = arch.head_dim;
     kv_.back().here = has_layer(i);
+    kv_.back().type = engine.kv_type();
   }
   if (arch.rope_scaling.kind == RopeScalingKind::kDynamic) {
     dynamic_rope_ = std::make_unique<DynamicRope>(arch, engine.backend());
@@ -117,9 +118,14 @@ std::vector<std::int64_t> Session::kv_lens() const {
 std::int64_t Session::kv_bytes() const {
   std::int64_t bytes = 0;
   for (const LayerKv& kv : kv_) {
-    bytes += engine_.backend().kv_bytes(engine_.arch().kv_heads, kv.head_dim, kv.rows);  // of all ranks
+    bytes += engine_.backend().cache_bytes(kv.type, engine_.arch().kv_heads, kv.head_dim,
+                                           kv.rows);  // of all ranks
   }
   return bytes;
+}
+
+void Session::keep_rows(std::int64_t layer, std::span<const std::int64_t> rows) {
+  engine_.backend().keep_rows(kv_[static_cast<std::size_t>(layer)], rows);
 }
 
 }  // namespace winnow

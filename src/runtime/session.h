@@ -83,6 +83,8 @@ class Session {
   // copy() into a session that has read nothing; and forgetting all but the first `tokens` tokens.
   void copy_to(Session& other) const;
   void cut_to(std::int64_t tokens);
+  // Keeps only the rows listed (ascending) of a layer's cache.
+  void keep_rows(std::int64_t layer, std::span<const std::int64_t> rows);
   // Memory it holds: caches with the room they have, and working memory.
   std::int64_t memory_bytes() const;
   // Rotary positions of a layer's cache rows: with original positions, the places in the conversation of the

@@ -12,6 +12,7 @@
 #include "core/elapsed.h"
 #include "core/error.h"
 #include "runtime/ranks.h"
+#include "runtime/working_cache.h"
 
 namespace winnow {
 
@@ -22,7 +23,7 @@ class Session::Step {
       : decode_(decode), first_(*readings[0].session), engine_(first_.engine_) {
     std::int64_t rows = 0;
     for (const Reading& reading : readings) {
-      parts_.push_back({reading.session, reading.tokens, rows, std::ssize(reading.tokens)});
+      parts_.push_back({reading.session, reading.tokens, rows, std::ssize(reading.tokens), {}});
       rows += parts_.back().count;
     }
     const Architecture& arch = engine_.arch();
@@ -106,6 +107,7 @@ class Session::Step {
     Session* session;
     std::span<const TokenId> tokens;
     std::int64_t first, count;
+    WorkingCache cache;  // of a prompt
 
     template <class T>
     std::span<T> of(std::vector<T>& values) const {
@@ -160,11 +162,14 @@ class Session::Step {
     const DecoderLayer step = first_.layer(index, decode_);
     const MatrixView qkv = step.project(hidden_);
     append_.clear();
-    for (const Part& part : parts_) {
+    for (Part& part : parts_) {
       number_rows(part, index);
       const DecoderLayer own = part.session->layer(index);  // a session may have rope tables of its own
+      LayerKv& kept = part.session->kv_[index];
+      LayerKv& kv = decode_ ? kept : part.cache.open(engine_.backend(), kept, kept.rows + part.count);
       append_.push_back(own.append_params(qkv.slice(part.first, part.count), part.of(positions_),
-                                          q_.slice(part.first, part.count), part.session->kv_[index]));
+                                          q_.slice(part.first, part.count), kv));
+      if (!decode_) append_.back().q8 = q8_of(kept);
     }
     engine_.backend().rope_append_each(append_);
     if (index + 1 == engine_.arch().layers) keep_last_rows();
@@ -173,7 +178,9 @@ class Session::Step {
       Session& session = *part.session;
       const MatrixView q = q_.slice(part.first, part.count);
       const BlockPlan* plan = decode_ ? session.plan_decode(index, q, rows_[part.first]) : nullptr;
-      attention_.push_back(step.attention_params(q, part.first, part.of(rows_), session.kv_[index], plan));
+      const LayerKv& kept = session.kv_[index];
+      attention_.push_back(
+          step.attention_params(q, part.first, part.of(rows_), decode_ ? kept : part.cache.of(kept), plan));
       count_work(part, index, attention_.back());
     }
     step.attend_each(hidden_, attention_);
@@ -214,8 +221,9 @@ class Session::Step {
                              ? causal
                              : plan_work(*attention.plan, attention.query_rows, window).computed;
     const std::int64_t rows = attention.kv->rows;
-    stats.kv_bytes += static_cast<double>(engine_.backend().kv_bytes(arch.kv_heads, arch.head_dim, rows)) *
-                      pairs / static_cast<double>(rows);
+    const std::int64_t bytes =
+        engine_.backend().cache_bytes(attention.kv->type, arch.kv_heads, arch.head_dim, rows);
+    stats.kv_bytes += static_cast<double>(bytes) * pairs / static_cast<double>(rows);
     stats.attention_flops += 4.0 * static_cast<double>(arch.q_dim()) * pairs;
     stats.attention_pairs += pairs;
     stats.causal_pairs += causal;

@@ -44,6 +44,7 @@ json binding(const Engine& engine, const Policy& policy, std::span<const TokenId
   return {{"winnow", WINNOW_VERSION},
           {"backend", backend_name(engine)},
           {"precision", precision_name(engine.backend().precision())},
+          {"kv", kv_type_name(engine.kv_type())},
           {"model", hex(engine.source().content_hash())},
           {"policy", policy_hash(policy)},
           {"prompt", hash_of(bytes_of(prompt))}};
@@ -175,7 +176,8 @@ std::unique_ptr<Session> SessionFile::load(const std::string& path, const Engine
   const std::string content = read_file(path);
   ByteReader reader(checked_body(path, content), path);
   const auto header_bytes = reader.read<std::uint64_t>("the header's size");
-  const json header = parse_json_object(reader.read_text(header_bytes, "the header"), path, kMaxHeaderBytes);
+  json header = parse_json_object(reader.read_text(header_bytes, "the header"), path, kMaxHeaderBytes);
+  if (!header.contains("kv")) header["kv"] = kv_type_name(KvType::kSame);  // from before there was a choice
   check_binding(path, header, binding(engine, policy, prompt));
 
   auto session = std::make_unique<Session>(engine);
@@ -195,7 +197,7 @@ std::unique_ptr<Session> SessionFile::load(const std::string& path, const Engine
                        capacity = count_of(path, layers[i], "capacity", 2 * arch.context + 4096);
     kv.positions = read_values<std::int32_t>(reader, rows, "positions");
     check_positions(path, kv.positions, session->next_position_);
-    const std::int64_t needed = engine.backend().kv_bytes(kv.kv_heads, kv.head_dim, capacity);
+    const std::int64_t needed = engine.backend().cache_bytes(kv.type, kv.kv_heads, kv.head_dim, capacity);
     const std::int64_t k_bytes = count_of(path, layers[i], "k_bytes", needed),
                        v_bytes = count_of(path, layers[i], "v_bytes", needed);
     const auto keys = reader.read_bytes(static_cast<std::uint64_t>(k_bytes), "keys");

@@ -266,6 +266,31 @@ TEST_F(CapiTest, ACallbackMayFreeOtherSessions) {
   EXPECT_EQ(other, nullptr);
 }
 
+TEST_F(CapiTest, CachesInEightBits) {
+  auto options = empty<winnow_engine_options>();
+  options.model = WINNOW_TEST_DATA "/models/tiny-llama";
+  options.precision = "f32";
+  options.threads = 1;
+  options.kv = "q8";
+  winnow_engine* engine = nullptr;
+  ASSERT_EQ(winnow_engine_open(&options, &engine), WINNOW_OK) << winnow_error_message();
+  winnow_session* session = nullptr;
+  ASSERT_EQ(winnow_session_open(engine, &session), WINNOW_OK);
+  const auto tokens = some_tokens(60);
+  ASSERT_EQ(prefill(session, tokens), WINNOW_OK);
+  ASSERT_EQ(prefill(session_, tokens), WINNOW_OK);
+  EXPECT_EQ(logits(session), logits(session_));
+  auto q8 = empty<winnow_stats>(), same = q8;
+  ASSERT_EQ(winnow_session_stats(session, &q8), WINNOW_OK);
+  ASSERT_EQ(winnow_session_stats(session_, &same), WINNOW_OK);
+  EXPECT_LT(q8.kv_bytes, same.kv_bytes * 6 / 10);
+  winnow_session_close(session);
+  winnow_engine_close(engine);
+  options.kv = "q4";
+  EXPECT_EQ(winnow_engine_open(&options, &engine), WINNOW_BAD_ARGUMENT);
+  EXPECT_NE(std::strstr(winnow_error_message(), "q4"), nullptr) << winnow_error_message();
+}
+
 TEST_F(CapiTest, ErrorsNameWhatIsWrong) {
   auto options = empty<winnow_engine_options>();
   winnow_engine* other = nullptr;

@@ -46,6 +46,17 @@ TEST(Run, JsonSaysWhereItComesFrom) {
   EXPECT_GE(answer["ttft_ms"], answer["prefill_ms"]);
 }
 
+TEST(Run, CachesInEightBits) {
+  const json same = run_json({"-p", golden_text(), "-n", "9"}),
+             q8 = run_json({"-p", golden_text(), "-n", "9", "--kv", "q8"});
+  EXPECT_EQ(same["kv"], "same");
+  EXPECT_EQ(q8["kv"], "q8");
+  EXPECT_EQ(q8["kv_lens"], same["kv_lens"]);
+  EXPECT_LT(q8["kv_bytes"].get<double>(), 0.6 * same["kv_bytes"].get<double>());
+  EXPECT_EQ(q8["tokens"].size(), 9u);
+  EXPECT_EQ(q8["tokens"][0], same["tokens"][0]);  // of the prefill, which is the same
+}
+
 TEST(Run, PromptFromFileStdinAndBoth) {
   const Scratch scratch;
   const std::string document = scratch.write("document.txt", "corn in the wind");

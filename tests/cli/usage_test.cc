@@ -41,6 +41,7 @@ TEST(Usage, BadUsageIsTwo) {
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "abacus"})), 2, "abacus");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--precision", "f17"})), 2,
                "f17: must be f32, bf16 or int8");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--kv", "q4"})), 2, "--kv q4: must be same or q8");
   expect_error(run_program(on_tiny({"run"}, {})), 2, "no prompt");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--compare"})), 2, "--policy");
   expect_error(run_program({"run", "-p", "a"}), 2, "--random-weights");
@@ -53,6 +54,9 @@ TEST(Usage, WhatThisBuildLacksSaysSo) {
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda:x"})), 2, "cuda:x");
   expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda", "--precision", "int8"})), 1,
                "int8 is the CPU's");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--device", "cuda", "--kv", "q8"})), 1, "--kv q8");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--devices", "cpu,cpu", "--kv", "q8"})), 1,
+               "--kv q8");
 }
 
 TEST(Usage, ModelsThatAreNotThere) {

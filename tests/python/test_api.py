@@ -106,6 +106,7 @@ def test_evaluation_compares_with_dense(engine, golden):
         (lambda e: winnow.Engine("/nothing/there.gguf"), "io", "there.gguf"),
         (lambda e: winnow.Engine(), "bad argument", "name a model"),
         (lambda e: winnow.Engine("x", precision="fp4"), "bad argument", "fp4"),
+        (lambda e: winnow.Engine("x", kv="q4"), "bad argument", "q4"),
         (lambda e: e.policy("keep99"), "bad argument", "keep99"),
         (lambda e: e.policy({"version": 1, "tokens": {"stage": []}}), "bad format", "stage"),
         (lambda e: e.session().prefill([]), "bad argument", "empty"),

@@ -142,6 +142,23 @@ TEST_F(SchedulerTest, Logprobs) {
   EXPECT_NEAR(sum, 1, 1e-6);
 }
 
+// What is read on top of a prefix sees it in 8 bits, so the answer need not be that of a prompt read at once.
+TEST(Q8Scheduler, AnswersAndReusesPrefixes) {
+  const Engine& e = engine("tiny-llama", "cpu", Precision::kF32, KvType::kQ8);
+  Metrics metrics;
+  Scheduler scheduler(e, {}, metrics);
+  std::vector<TokenId> prompt = some_tokens(100), longer = prompt;
+  const Outcome first = outcome(*scheduler.submit(greedy(prompt, 8)));
+  EXPECT_EQ(first.texts[0], expected_text(e, prompt, 8));
+  EXPECT_EQ(first.prompt.kv_bytes, first.prompt.kv_bytes_dense);
+  for (const TokenId token : some_tokens(20, 7)) longer.push_back(token);
+  const Outcome second = outcome(*scheduler.submit(greedy(longer, 8)));
+  EXPECT_EQ(second.prompt.cached_tokens, 100);
+  EXPECT_EQ(second.end.completion_tokens, 8);
+  const Outcome pruned = outcome(*scheduler.submit(greedy(prompt, 8, staged(ScorerKind::kAttention, 0.5))));
+  EXPECT_EQ(pruned.texts[0], expected_text(e, prompt, 8, staged(ScorerKind::kAttention, 0.5)));
+}
+
 TEST_F(SchedulerTest, PrefixesAreReusedDensely) {
   std::vector<TokenId> first = some_tokens(100), second = first, longer = first;
   second.resize(60);

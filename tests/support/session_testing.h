@@ -19,14 +19,15 @@ namespace winnow {
 // Opened once a process. Its attention costs are fixed, so that no test measures anything: skipping blocks is
 // always worth it.
 inline const Engine& engine(const std::string& model = "tiny-llama", const std::string& device = "cpu",
-                            Precision precision = Precision::kF32) {
+                            Precision precision = Precision::kF32, KvType kv = KvType::kSame) {
   static std::map<std::string, std::unique_ptr<Engine>> opened;
-  auto& slot = opened[model + device + (precision == Precision::kF32 ? "f32" : "bf16")];
+  auto& slot = opened[model + device + (precision == Precision::kF32 ? "f32" : "bf16") + kv_type_name(kv)];
   if (!slot) {
     slot = Engine::open({.model = WINNOW_TEST_DATA "/models/" + model,
                          .random_weights = "",
                          .device = device,
                          .precision = precision,
+                         .kv = kv,
                          .threads = 2,
                          .progress = {},
                          .attention_costs = [](const BlockRule&) {
