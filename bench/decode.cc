@@ -1,12 +1,12 @@
 // Tokens per second while decoding, and what share of the machine's memory speed that is.
 //
 //   decode MODEL [--depths 1,4096] [--batch 1,4,16] [--policies dense,keep07] [--steps 64] [--repeats 3]
-//          [--threads 2] [--precision bf16] [--kl TEXT]
+//          [--threads 2] [--precision bf16] [--kv same,q8] [--kl TEXT]
 //
 // Every batch is as many sessions with the same prompt of random tokens. Printed for each: tokens per second
 // of all sessions together (median, and the best and worst repeat), milliseconds a step, the bytes a step
 // reads (weights once, every session's cache), GB/s, and that as a share of a read of 512 MiB on the same
-// threads.
+// threads. Kinds of caches (--kv) take turns.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -30,9 +30,18 @@ struct Options {
   std::string model, precision = "bf16", kl;
   std::vector<std::int64_t> depths = {1, 4096};
   std::vector<std::size_t> batches = {1, 4, 16};
-  std::vector<std::string> policies = {"dense"};
+  std::vector<std::string> policies = {"dense"}, kv = {"same"};
   int steps = 64, repeats = 3, threads = 2;
 };
+
+std::unique_ptr<Engine> open_engine(const Options& options, Precision precision, KvType kv = KvType::kSame) {
+  return Engine::open({.model = options.model,
+                       .random_weights = "",
+                       .precision = precision,
+                       .kv = kv,
+                       .threads = options.threads,
+                       .progress = {}});
+}
 
 double read_gbytes_per_s(int threads) {
   std::vector<std::uint64_t> memory(std::size_t{64} << 20, 1);
@@ -78,23 +87,16 @@ void measure(const Options& options, const Engine& engine, const std::string& po
   const auto rate = [&](double a_step) { return 1000.0 * static_cast<double>(batch) / a_step; };
   const double speed = bytes * 1e-6 / ms;
   fmt::print(
-      "{:<10} depth {:>5}, batch {:>2}: {:>7.1f} tokens/s ({:.1f} - {:.1f}), {:.2f} ms a step, {:.1f} MB, "
+      "{:<10} kv {}, depth {:>5}, batch {:>2}: {:>7.1f} tokens/s ({:.1f} - {:.1f}), {:.2f} ms a step, {:.1f} "
+      "MB, "
       "{:.1f} GB/s, "
       "{:.0f}% of peak\n",
-      policy_name, depth, batch, rate(ms), rate(step_ms.back()), rate(step_ms.front()), ms, bytes * 1e-6,
-      speed, 100 * speed / peak);
+      policy_name, kv_type_name(engine.kv_type()), depth, batch, rate(ms), rate(step_ms.back()),
+      rate(step_ms.front()), ms, bytes * 1e-6, speed, 100 * speed / peak);
 }
 
 using Rows = std::vector<std::vector<float>>;
 constexpr std::size_t kPrompt = 512, kCompared = 256;
-
-std::unique_ptr<Engine> open_engine(const Options& options, Precision precision) {
-  return Engine::open({.model = options.model,
-                       .random_weights = "",
-                       .precision = precision,
-                       .threads = options.threads,
-                       .progress = {}});
-}
 
 // Logits after tokens kPrompt - 1, kPrompt, ...: of a prefill of them all.
 Rows prefilled(const Engine& engine, std::span<const TokenId> tokens) {
@@ -123,7 +125,8 @@ Rows decoded(const Engine& engine, std::span<const TokenId> tokens) {
 }
 
 // The prompt's own last row is left out: both ways compute it in a prefill.
-void print_kl(const char* name, const Rows& exact, const Rows& other) {
+void print_kl(const char* name, const Rows& exact, const Rows& other,
+              const char* exact_name = "f32 prefill") {
   double sum = 0, most = 0;
   int agreeing = 0;
   for (std::size_t i = 1; i < exact.size(); ++i) {
@@ -133,7 +136,7 @@ void print_kl(const char* name, const Rows& exact, const Rows& other) {
     agreeing += top1(exact[i]) == top1(other[i]);
   }
   const auto count = static_cast<double>(exact.size() - 1);
-  fmt::print("KL(f32 prefill || {}): mean {:.2e}, largest {:.2e}, same first choice {:.1f}%\n", name,
+  fmt::print("KL({} || {}): mean {:.2e}, largest {:.2e}, same first choice {:.1f}%\n", exact_name, name,
              sum / count, most, 100 * agreeing / count);
 }
 
@@ -150,23 +153,28 @@ void compare(const Options& options) {
   }
   const auto engine = open_engine(options, Precision::kBF16);
   print_kl("bf16 prefill", exact, prefilled(*engine, tokens));
-  print_kl("bf16 decoding", exact, decoded(*engine, tokens));
+  const Rows same = decoded(*engine, tokens);
+  print_kl("bf16 decoding", exact, same);
+  const Rows q8 = decoded(*open_engine(options, Precision::kBF16, KvType::kQ8), tokens);
+  print_kl("bf16 decoding, q8 caches", exact, q8);
+  print_kl("bf16 decoding, q8 caches", same, q8, "bf16 decoding");
 }
 
 void run(const Options& options) {
   if (!options.kl.empty()) return compare(options);
-  const auto engine =
-      Engine::open({.model = options.model,
-                    .random_weights = "",
-                    .precision = options.precision == "f32" ? Precision::kF32 : Precision::kBF16,
-                    .threads = options.threads,
-                    .progress = {}});
+  const Precision precision = options.precision == "f32" ? Precision::kF32 : Precision::kBF16;
+  std::vector<std::unique_ptr<Engine>> engines;
+  for (const std::string& kv : options.kv) {
+    engines.push_back(open_engine(options, precision, kv == "q8" ? KvType::kQ8 : KvType::kSame));
+  }
   const double peak = read_gbytes_per_s(options.threads);
-  fmt::print("{}; memory read {:.1f} GB/s; weights {:.1f} MB a step\n", engine->backend().description(), peak,
-             static_cast<double>(engine->weights().decode_bytes) * 1e-6);
+  fmt::print("{}; memory read {:.1f} GB/s; weights {:.1f} MB a step\n", engines[0]->backend().description(),
+             peak, static_cast<double>(engines[0]->weights().decode_bytes) * 1e-6);
   for (const std::string& policy : options.policies) {
     for (const std::int64_t depth : options.depths) {
-      for (const std::size_t batch : options.batches) measure(options, *engine, policy, depth, batch, peak);
+      for (const std::size_t batch : options.batches) {
+        for (const auto& engine : engines) measure(options, *engine, policy, depth, batch, peak);
+      }
     }
   }
 }
@@ -185,6 +193,7 @@ int main(int argc, char** argv) {
   app.add_option("--repeats", options.repeats);
   app.add_option("--threads", options.threads);
   app.add_option("--precision", options.precision)->check(CLI::IsMember({"bf16", "f32"}));
+  app.add_option("--kv", options.kv)->delimiter(',')->check(CLI::IsMember({"same", "q8"}));
   app.add_option("--kl", options.kl, "text file")->check(CLI::ExistingFile);
   CLI11_PARSE(app, argc, argv);
   winnow::run(options);
