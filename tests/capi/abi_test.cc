@@ -16,6 +16,7 @@ static_assert(offsetof(winnow_engine_options, precision) == 40);
 static_assert(offsetof(winnow_engine_options, threads) == 48);
 static_assert(offsetof(winnow_engine_options, progress) == 56);
 static_assert(offsetof(winnow_engine_options, user_data) == 64);
+static_assert(offsetof(winnow_engine_options, kv) == 72);
 
 static_assert(offsetof(winnow_model_info, size) == 0);
 static_assert(offsetof(winnow_model_info, name) == 8);
