@@ -49,6 +49,17 @@ for number, template in enumerate(templates.values()):
     pathlib.Path(sys.argv[2], f"template_{number}").write_bytes(b"\x04" + template["jinja"].encode())
 PY
   fi
+  if [[ "$target" == chat_fuzz ]]; then  # a message begins with its role's byte
+    python3 - "$GOLDEN/tokenizer/chat.json" "$corpus" <<'PY'
+import json, pathlib, sys
+role_bytes = {"system": b"\xf9", "user": b"\xfa", "assistant": b"\xf8"}
+conversations = json.loads(pathlib.Path(sys.argv[1]).read_text())["conversations"]
+for number, conversation in enumerate(conversations):
+    messages = b"".join(role_bytes[m["role"]] + m["content"].encode() for m in conversation["messages"])
+    for form in range(24):
+        pathlib.Path(sys.argv[2], f"conversation_{number}_{form}").write_bytes(bytes([form, form % 4]) + messages)
+PY
+  fi
   echo "fuzz: $target, $seconds s" >&2
   "build/fuzz/bin/$target" -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -timeout=20 \
     -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/ "$corpus" "fuzz/corpus/$target"
