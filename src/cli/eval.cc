@@ -2,12 +2,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "cli/command.h"
@@ -116,44 +118,61 @@ void print_tables(const Evaluation& evaluation, const RunResult& result) {
   }
 }
 
+std::string claims_prefix(const EvalOptions& options) { return options.output + ".partial"; }
+
 std::string journal_path(const EvalOptions& options, int rank = 0) {
   return rank == 0 ? options.output + ".partial.jsonl"
                    : fmt::format("{}.partial.rank{}.jsonl", options.output, rank);
 }
 
-// Those of all ranks but 0, of this run or of an earlier one that had more of them.
-std::vector<std::string> rank_journals(const EvalOptions& options) {
+// The ranks but 0 that have left one, of this run or of an earlier one that had more of them.
+std::vector<int> ranks_with_journals(const EvalOptions& options) {
   const std::filesystem::path output(options.output);
   const std::string prefix = output.filename().string() + ".partial.rank", suffix = ".jsonl";
   const std::filesystem::path folder = output.has_parent_path() ? output.parent_path() : ".";
-  std::vector<std::string> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename();
-    if (name.starts_with(prefix) && name.ends_with(suffix)) paths.push_back(entry.path());
+  std::vector<int> ranks;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (!name.starts_with(prefix) || !name.ends_with(suffix)) continue;
+    int rank = 0;
+    std::from_chars(name.data() + prefix.size(), name.data() + name.size(), rank);
+    if (rank > 0 && name == fmt::format("{}{}{}", prefix, rank, suffix)) ranks.push_back(rank);
   }
-  std::sort(paths.begin(), paths.end());
-  return paths;
+  if (error)
+    fail(ErrorCode::kIo, "{}: cannot look for samples of other ranks: {}", folder.string(), error.message());
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
 }
 
-// What the other ranks have measured comes into rank 0's journal, and theirs go.
-void merge_journals(const EvalOptions& options, Journal& journal) {
-  for (const std::string& path : rank_journals(options)) {
-    journal.learn(path, /*keep=*/true);
-    Journal::discard(path);
+// What the other ranks have measured comes into rank 0's journal, and the journals go that no process writes
+// any more.
+void merge_journals(const EvalOptions& options, Journal& journal,
+                    const std::function<bool(int rank)>& still_writes) {
+  for (const int rank : ranks_with_journals(options)) {
+    const bool discard = !still_writes(rank);  // asked first: nothing is added between reading and removing
+    journal.learn(journal_path(options, rank), /*keep=*/true);
+    if (discard) Journal::discard(journal_path(options, rank));
   }
 }
 
-// Rank 0's, with the samples of earlier runs of all ranks unless it starts over. Before the others look at
-// it.
-std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
+// Rank 0's, with the samples of earlier runs of all ranks unless it starts over. Before the other ones of the
+// `size` ranks look at it: what is there with their numbers is an earlier run's.
+std::unique_ptr<Journal> open_journal(const EvalOptions& options, int size) {
   if (options.output.empty()) return nullptr;
   const std::string path = journal_path(options);
+  const auto still_writes = [&](int rank) {
+    return rank >= size && ItemClaims::at_work(claims_prefix(options), rank);
+  };
   if (!options.resume) {
     Journal::discard(path);
-    for (const std::string& other : rank_journals(options)) Journal::discard(other);
+    for (const int rank : ranks_with_journals(options)) {
+      if (!still_writes(rank)) Journal::discard(journal_path(options, rank));
+    }
   }
   auto journal = std::make_unique<Journal>(path);
-  merge_journals(options, *journal);
+  merge_journals(options, *journal, still_writes);
   if (journal->size() > 0) {
     fmt::print(stderr, "{}: {} samples of an earlier run; those that still apply are not measured again\n",
                path, journal->size());
@@ -161,9 +180,18 @@ std::unique_ptr<Journal> open_journal(const EvalOptions& options) {
   return journal;
 }
 
+// Of a run in one process, which claims nothing: not beside ranks that write the same files.
+std::unique_ptr<Journal> open_only_journal(const EvalOptions& options) {
+  if (options.output.empty()) return nullptr;
+  if (ItemClaims::at_work(claims_prefix(options), 0)) {
+    fail(ErrorCode::kIo, "{}: another evaluation with the same output is at work", options.output);
+  }
+  return open_journal(options, 1);
+}
+
 // Rank N's part of an evaluation whose items several processes share. Its samples go to its own journal.
 int eval_items(const EvalOptions& options, const RankOfLaunch& self) {
-  ItemClaims claims(options.output + ".partial", self);
+  ItemClaims claims(claims_prefix(options), self);
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
   Journal journal(journal_path(options, self.rank));
@@ -206,7 +234,10 @@ RunResult measure(const Evaluation& evaluation, const EvalOptions& options, Jour
   }
   if (shared->others && !interrupt.requested()) shared->others->wait();
   shared->others.reset();
-  merge_journals(options, *journal);
+  merge_journals(options, *journal, [&](int rank) {
+    return rank < shared->self.size ? !claims->ended(rank)
+                                    : ItemClaims::at_work(claims_prefix(options), rank);
+  });
   runner.take = {};
   runner.only_known = interrupt.requested();
   return run_with_progress(evaluation, options, runner);
@@ -241,11 +272,12 @@ int eval(EvalOptions options) {
   std::unique_ptr<Journal> journal;
   std::optional<ItemClaims> claims;
   if (shared) {
-    claims.emplace(options.output + ".partial", shared->self, [&] { journal = open_journal(options); });
+    claims.emplace(claims_prefix(options), shared->self,
+                   [&] { journal = open_journal(options, shared->self.size); });
   }
   const auto engine = open_engine(options.model);
   const Evaluation evaluation(*engine, options.settings);
-  if (!shared) journal = open_journal(options);
+  if (!shared) journal = open_only_journal(options);
   const RunResult result = measure(evaluation, options, journal.get(), shared, claims ? &*claims : nullptr);
   if (!result.finished()) return report_interrupted(result, journal.get());
 

@@ -35,7 +35,8 @@ class ProfileCase {
   double avgtok() const { return prefill_.avgtok(); }
   double density() const { return prefill_.density(); }
   double decode_tokens_per_s() const;
-  // What `inspect` would say, and the process's peak so far (or the GPU's).
+  // What `inspect` would say of this process's part of the model, and the process's peak so far (or the
+  // GPU's).
   std::int64_t estimated_memory_bytes() const;
   std::int64_t peak_memory_bytes() const { return peak_memory_bytes_; }
 

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kNap{50};
 constexpr std::chrono::seconds kPatience{120};  // with a rank that has not come yet
+constexpr std::chrono::seconds kLastMoment{2};  // that a killed process needs to end
 
 std::string contents(int file) {
   std::string text;
@@ -141,10 +142,12 @@ void ItemClaims::finish() {
 }
 
 // Whether the rank's process has ended, or has not begun: its lock is free.
-bool ItemClaims::gone(int rank) const {
-  if (!std::filesystem::exists(rank_file(rank))) return true;
-  const File file(rank_file(rank));
-  return lock_file(file.id(), LOCK_EX | LOCK_NB, file.path());
+bool ItemClaims::gone(int rank) const { return lock_is_free(rank_file(rank)); }
+
+bool ItemClaims::lock_is_free(const std::string& path) {
+  if (!std::filesystem::exists(path)) return true;
+  const File file(path);
+  return lock_file(file.id(), LOCK_EX | LOCK_NB, path);
 }
 
 std::vector<int> ItemClaims::wait_for_others(const std::function<bool()>& cancelled) {
@@ -158,6 +161,13 @@ std::vector<int> ItemClaims::wait_for_others(const std::function<bool()>& cancel
     if (!said(done)) lost.push_back(rank);
   }
   return lost;
+}
+
+bool ItemClaims::ended(int rank) const { return said(fmt::format("done {}", rank)) || gone(rank); }
+
+bool ItemClaims::at_work(const std::string& prefix, int rank) {
+  const std::string path = fmt::format("{}.rank{}", prefix, rank);
+  return !wait_until([&] { return lock_is_free(path); }, kLastMoment);
 }
 
 void ItemClaims::remove() {

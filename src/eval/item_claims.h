@@ -37,8 +37,14 @@ class ItemClaims {
   // On rank 0, after its own part: waits for the others, unless `cancelled`, which may be empty, says not to.
   // The ranks that ended, or never came, without finish().
   std::vector<int> wait_for_others(const std::function<bool()>& cancelled = {});
+  // Whether that rank's part is done or its process gone: what it has measured is all there.
+  bool ended(int rank) const;
   // On rank 0, in the end.
   void remove();
+
+  // Whether a process is at work as that rank of an evaluation with these files. Waits a moment for one that
+  // was killed just now.
+  static bool at_work(const std::string& prefix, int rank);
 
  private:
   std::string rank_file(int rank) const;
@@ -48,6 +54,7 @@ class ItemClaims {
   void append(const std::string& line);
   bool said(const std::string& line) const;
   bool gone(int rank) const;
+  static bool lock_is_free(const std::string& path);
 
   class File {  // open for reading and writing at the end
    public:

@@ -36,14 +36,6 @@ std::int64_t reclaimable_bytes() {
   return total;
 }
 
-// What `ulimit -v` leaves of the address space; -1: there is no limit.
-std::int64_t address_space_left() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
-  const std::int64_t used = number_in("/proc/self/statm") * sysconf(_SC_PAGESIZE);
-  return std::max<std::int64_t>(0, static_cast<std::int64_t>(limit.rlim_cur) - used);
-}
-
 // `decode_forms`: decode_form_bytes() of the model.
 MemoryEstimate sum_of(std::span<const ModelPart> parts, std::int64_t decode_forms, const Architecture& arch,
                       const Backend& backend, std::int64_t prompt_tokens, std::int64_t new_tokens,
@@ -84,7 +76,7 @@ EngineOptions own_options(EngineOptions options) {
 
 }  // namespace
 
-std::int64_t available_memory_bytes() {
+std::int64_t system_memory_bytes() {
   std::ifstream meminfo("/proc/meminfo");
   std::int64_t available = -1;
   for (std::string key; meminfo >> key;) {
@@ -95,17 +87,20 @@ std::int64_t available_memory_bytes() {
   }
   const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max"),
                      used = number_in("/sys/fs/cgroup/memory.current") - reclaimable_bytes();
-  const auto at_most = [&](std::int64_t bytes) {
-    available = available < 0 ? bytes : std::min(available, bytes);
-  };
-  if (limit > 0 && used >= 0) at_most(limit - used);
-  if (const std::int64_t left = address_space_left(); left >= 0) at_most(left);
-  return available;
+  if (limit <= 0 || used < 0) return available;
+  return available < 0 ? limit - used : std::min(available, limit - used);
 }
 
-std::int64_t available_memory_bytes(const Backend& backend) {
-  const std::int64_t free = backend.free_bytes();
-  return free >= 0 ? free : available_memory_bytes();
+std::int64_t address_space_bytes() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
+  const std::int64_t used = number_in("/proc/self/statm") * sysconf(_SC_PAGESIZE);
+  return std::max<std::int64_t>(0, static_cast<std::int64_t>(limit.rlim_cur) - used);
+}
+
+std::int64_t available_memory_bytes() {
+  const std::int64_t system = system_memory_bytes(), addresses = address_space_bytes();
+  return system < 0 || addresses < 0 ? std::max(system, addresses) : std::min(system, addresses);
 }
 
 std::int64_t peak_memory_bytes() {
@@ -223,17 +218,39 @@ void Engine::find_memory_sharers() {
 }
 
 void Engine::check_weights_fit() const {
-  std::int64_t needed = 0;
-  for (const ModelPart& part : parts_in_memory_) {
-    needed += loaded_bytes(decode_form_bytes_, arch_, part_of(arch_, part), *backend_);
-  }
-  if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
-    needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
-  }
-  const std::int64_t available = available_memory_bytes(*backend_);
-  if (available < 0 || needed <= available) return;
-  fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
-       needed >> 20, backend_->shares_host_memory() ? "the system" : "the GPU", available >> 20);
+  check_fits([&](std::span<const ModelPart> parts, std::int64_t available, const char* whose) {
+    std::int64_t needed = 0;
+    for (const ModelPart& part : parts) {
+      needed += loaded_bytes(decode_form_bytes_, arch_, part_of(arch_, part), *backend_);
+    }
+    if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
+      needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
+    }
+    if (needed <= available) return;
+    fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
+         needed >> 20, whose, available >> 20);
+  });
+}
+
+void Engine::check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy) const {
+  check_fits([&](std::span<const ModelPart> parts, std::int64_t available, const char* whose) {
+    const MemoryEstimate estimate =
+        sum_of(parts, decode_form_bytes_, arch_, *backend_, tokens, new_tokens, policy, kv_type_);
+    const std::int64_t needed = estimate.kv + estimate.activations;
+    if (needed <= available) return;
+    fail(ErrorCode::kOutOfMemory,
+         "a prompt of {} tokens needs {} MiB (caches {}, activations {}), {} has {} MiB free", tokens,
+         needed >> 20, estimate.kv >> 20, estimate.activations >> 20, whose, available >> 20);
+  });
+}
+
+// The host's memory is there once for all ranks on it; a process's address space is its own.
+void Engine::check_fits(const MemoryCheck& check) const {
+  const std::int64_t free = backend_->free_bytes();
+  if (free >= 0) return check(parts_in_memory_, free, "the GPU");
+  const std::int64_t system = system_memory_bytes(), addresses = address_space_bytes();
+  if (system >= 0) check(parts_in_memory_, system, "the system");
+  if (addresses >= 0) check({&part(), 1}, addresses, "the process's address space");
 }
 
 const Tokenizer& Engine::tokenizer() const {
@@ -256,7 +273,7 @@ MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tok
 
 MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                      const Policy& policy) const {
-  return sum_of(parts_in_memory_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy,
+  return sum_of({&part(), 1}, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy,
                 kv_type_);
 }
 

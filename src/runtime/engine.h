@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -90,15 +91,23 @@ class Engine {
   // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
   // caches), on all ranks together.
   MemoryEstimate estimate(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) const;
-  // The same, on those that take it from the memory this rank takes it from.
+  // The same, on this rank alone.
   MemoryEstimate estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                const Policy& policy) const;
+  // Error(kOutOfMemory) when what the prompt takes beside the weights is not free now, here or on the ranks
+  // that take it from the same memory.
+  void check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy) const;
 
  private:
+  // Throws when what these parts need is more than the bytes that `whose` memory has.
+  using MemoryCheck =
+      std::function<void(std::span<const ModelPart> parts, std::int64_t available, const char* whose)>;
+
   Engine() = default;
   void load(const EngineOptions& options);
   void find_memory_sharers();
   void check_weights_fit() const;
+  void check_fits(const MemoryCheck& check) const;
   std::unique_ptr<WeightSource> source_;
   Architecture arch_, part_arch_;
   std::shared_ptr<Communicator> ranks_;
@@ -116,11 +125,13 @@ class Engine {
   std::unique_ptr<Leader> leader_;  // the last to come, the first to go
 };
 
-// Memory the system would let this process use now, limits of its cgroup and of its address space included,
-// in bytes.
+// Memory the system would let its processes use now, limits of this one's cgroup included, in bytes; -1: it
+// does not say.
+std::int64_t system_memory_bytes();
+// What `ulimit -v` leaves of this process's address space; -1: there is no limit.
+std::int64_t address_space_bytes();
+// What this process could use now, by both.
 std::int64_t available_memory_bytes();
-// Memory that the backend could allocate now.
-std::int64_t available_memory_bytes(const Backend& backend);
 // Most memory the process has held so far (peak resident set), in bytes.
 std::int64_t peak_memory_bytes();
 

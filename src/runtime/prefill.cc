@@ -434,15 +434,7 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy) const {
 }
 
 void Session::check_memory(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
-  const MemoryEstimate estimate = engine_.estimate_here(tokens, reserve_tokens, policy);
-  const std::int64_t needed = estimate.kv + estimate.activations;
-  const std::int64_t available = available_memory_bytes(engine_.backend());
-  if (available >= 0 && needed > available) {
-    fail(ErrorCode::kOutOfMemory,
-         "a prompt of {} tokens needs {} MiB (caches {}, activations {}), {} has {} MiB free", tokens,
-         needed >> 20, estimate.kv >> 20, estimate.activations >> 20,
-         engine_.backend().shares_host_memory() ? "the system" : "the GPU", available >> 20);
-  }
+  engine_.check_prompt_fits(tokens, reserve_tokens, policy);
 }
 
 }  // namespace winnow

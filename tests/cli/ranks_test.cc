@@ -47,6 +47,7 @@ TEST_F(RanksTest, WhatMakesNoSenseIsRefused) {
   expect_error(run({"--split", "layers"}), 2, "--split layers: there is one device");
   expect_error(run({"--devices", "cpu", "--split", "tensor"}), 2, "--split tensor: there is one device");
   expect_error(run({"--devices", "cpu,cuda:0"}), 1, "--devices cpu,cuda:0: a model runs on GPUs or on CPUs");
+  expect_error(run({"--devices", "cpu,cpu", "--kv", "q8"}), 1, "--kv q8: caches over several devices");
   expect_error(run_program(on_tiny({"sparsity"}, {"--devices", "cpu,cpu"})), 2, "--devices");
 }
 
@@ -108,6 +109,22 @@ TEST_F(RanksTest, AnInterruptedEvaluationKeepsWhatAllRanksHaveMeasured) {
     const std::string device = sample["timed_on"];  // each rank has half of the cores
     EXPECT_NE(device.find(threads), std::string::npos) << device;
   }
+}
+
+TEST_F(RanksTest, AnEvaluationInOneProcessLeavesTheFilesOfOneOverRanksAlone) {
+  const std::string text = scratch_.write("text.txt", long_text(3000)), output = scratch_.file("out.json");
+  std::vector<std::string> arguments{"eval",      "-m",         tiny_llama(), "--text", text,
+                                     "--lengths", "400",        "--tasks",    "niah",   "--n",
+                                     "5000",      "--policies", "dense",      "-o",     output};
+  const std::vector<std::string> alone = arguments;
+  arguments.insert(arguments.end(), {"--devices", "cpu,cpu"});
+  RunningProgram program(arguments);
+  const std::string other = output + ".partial.rank1.jsonl";
+  ASSERT_TRUE(program.runs_until([&] { return lines_of(read_file(other)).size() >= 2; })) << program.errors();
+  expect_error(run_program(alone), 1, "another evaluation with the same output is at work");
+  EXPECT_TRUE(std::filesystem::exists(other));
+  program.send(SIGINT);
+  expect_error(program.wait(), 1, "interrupted");
 }
 
 // What the ranks of a killed evaluation have measured is there for one that has fewer.

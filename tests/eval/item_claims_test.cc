@@ -71,6 +71,23 @@ TEST_F(ItemClaimsTest, ARankThatDiesIsNamed) {
   for (const pid_t process : {killed, finished}) waitpid(process, nullptr, 0);
 }
 
+TEST_F(ItemClaimsTest, OthersSeeWhichRanksAreAtWork) {
+  EXPECT_FALSE(ItemClaims::at_work(prefix_, 0));
+  EXPECT_FALSE(std::filesystem::exists(prefix_ + ".rank0"));  // asking leaves nothing behind
+  ItemClaims self(prefix_, rank(0, 3));
+  EXPECT_TRUE(ItemClaims::at_work(prefix_, 0));
+  EXPECT_FALSE(ItemClaims::at_work(prefix_, 1));
+  EXPECT_TRUE(self.ended(1));  // it has not come
+  {
+    ItemClaims other(prefix_, rank(1, 3));
+    EXPECT_FALSE(self.ended(1));
+    other.finish();
+    EXPECT_TRUE(self.ended(1));
+    EXPECT_TRUE(ItemClaims::at_work(prefix_, 1));
+  }
+  EXPECT_FALSE(ItemClaims::at_work(prefix_, 1));
+}
+
 TEST_F(ItemClaimsTest, WaitingEndsWhenCancelled) {
   ItemClaims self(prefix_, rank(0, 2)), working(prefix_, rank(1, 2));
   int asked = 0;
