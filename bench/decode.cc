@@ -20,6 +20,7 @@
 #include "core/elapsed.h"
 #include "core/mapped_file.h"
 #include "measures/distribution.h"
+#include "runtime/kv_choice.h"
 #include "runtime/session_batch.h"
 #include "sparsity/policy.h"
 
@@ -165,7 +166,7 @@ void run(const Options& options) {
   const Precision precision = options.precision == "f32" ? Precision::kF32 : Precision::kBF16;
   std::vector<std::unique_ptr<Engine>> engines;
   for (const std::string& kv : options.kv) {
-    engines.push_back(open_engine(options, precision, kv == "q8" ? KvType::kQ8 : KvType::kSame));
+    engines.push_back(open_engine(options, precision, kv_type_of(kv).value()));
   }
   const double peak = read_gbytes_per_s(options.threads);
   fmt::print("{}; memory read {:.1f} GB/s; weights {:.1f} MB a step\n", engines[0]->backend().description(),

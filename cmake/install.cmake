@@ -1,9 +1,6 @@
 # What `cmake --install` and CPack take: the program with its manual and completions, policies and texts.
 include(GNUInstallDirs)
 
-if(WINNOW_WITH_CUDA)  # CUDA's libraries are outside the system's folders
-  set_target_properties(winnow PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
-endif()
 install(TARGETS winnow RUNTIME)
 if(WINNOW_WITH_MPI)  # `cmake --install DIR --component mpi`: apart, as it needs MPI's libraries
   install(TARGETS winnow_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/winnow COMPONENT mpi EXCLUDE_FROM_ALL)

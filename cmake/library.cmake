@@ -21,10 +21,6 @@ set_target_properties(winnow_shared PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 add_library(winnow::winnow ALIAS winnow_shared)
 
-if(WINNOW_WITH_CUDA)  # CUDA's libraries are outside the system's folders
-  set_target_properties(winnow_shared PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
-endif()
-
 if(SKBUILD)  # pip install .: the Python package holds the library and the policies (pyproject.toml)
   set_target_properties(winnow_shared PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
   install(TARGETS winnow_shared LIBRARY DESTINATION winnow)

@@ -3,6 +3,7 @@
 
 #include "capi/handles.h"
 #include "formats/json_text.h"
+#include "runtime/kv_choice.h"
 
 namespace winnow::capi {
 namespace {
@@ -17,8 +18,7 @@ Precision precision_of(const std::string& name) {
 }
 
 KvType kv_of(const std::string& name) {
-  if (name == "same") return KvType::kSame;
-  if (name == "q8") return KvType::kQ8;
+  if (const auto kv = kv_type_of(name)) return *kv;
   fail(ErrorCode::kBadArgument, "kv \"{}\": must be same or q8", name);
 }
 

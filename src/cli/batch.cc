@@ -9,6 +9,7 @@
 #include "cli/ranks.h"
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "runtime/kv_choice.h"
 
 namespace winnow::cli {
 namespace {
@@ -92,6 +93,7 @@ int batch(BatchOptions options) {
   check_writable(options.output);
   const auto engine = open_engine(options.model);
   const Policy policy = parse_policy(options.policy, engine->facts());
+  check_policy_fits_caches(policy, engine->kv_type());
   hash_prompts(prompts, settings_text(options, *engine, policy));
   check_chat(*engine, options, prompts);
   AnswerFile file(options.output, prompts);

@@ -16,6 +16,7 @@
 #include "cli/ranks.h"
 #include "core/error.h"
 #include "model/random_weights.h"
+#include "runtime/kv_choice.h"
 
 namespace winnow::cli {
 namespace {
@@ -47,8 +48,7 @@ Precision parse_precision(const std::string& text) {
 }
 
 KvType parse_kv(const std::string& text) {
-  if (text == "same") return KvType::kSame;
-  if (text == "q8") return KvType::kQ8;
+  if (const auto kv = kv_type_of(text)) return *kv;
   throw UsageError(fmt::format("--kv {}: must be same or q8", text));
 }
 

@@ -12,6 +12,7 @@
 #include "cli/table.h"
 #include "core/error.h"
 #include "model/weight_sizes.h"
+#include "runtime/kv_choice.h"
 #include "runtime/prefill_plan.h"
 #include "tokenizer/tokenizer.h"
 
@@ -88,8 +89,9 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
 
 json memory_json(const WeightSource& source, const Architecture& arch, const InspectOptions& options) {
   const EngineOptions engine = engine_options(options.model);
-  const auto backend = make_backend(engine);
   const Policy policy = parse_policy(options.policy, model_facts(arch));
+  check_policy_fits_caches(policy, engine.kv);
+  const auto backend = make_backend(engine);
   const std::int64_t loaded = loaded_bytes(decode_form_bytes(source, arch, *backend), arch, arch, *backend);
   const std::int64_t program = program_bytes(arch, *backend);
   json result = json::array();

@@ -11,6 +11,7 @@
 #include "cli/ranks.h"
 #include "core/error.h"
 #include "runtime/answer_text.h"
+#include "runtime/kv_choice.h"
 #include "sparsity/policy_warnings.h"
 
 namespace winnow::cli {
@@ -88,6 +89,7 @@ int run(RunOptions options) {
   PruneLog log(options.prune_log);
   const auto engine = open_engine(options.model);
   const Policy policy = parse_policy(options.policy.value_or("dense"), engine->facts());
+  check_policy_fits_caches(policy, engine->kv_type());
   for (const std::string& warning : policy_warnings(policy)) fmt::print(stderr, "winnow: {}\n", warning);
   const int code = answer_or_converse(*engine, options, policy, text, log);
   log.write();

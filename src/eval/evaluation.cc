@@ -13,6 +13,7 @@
 #include "eval/question_workload.h"
 #include "eval/ruler_list_tasks.h"
 #include "eval/window_workload.h"
+#include "runtime/kv_choice.h"
 
 namespace winnow {
 namespace {
@@ -124,6 +125,7 @@ void Evaluation::add_policies() {
   }
   std::set<std::string> names;
   for (const EvalPolicy& policy : policies_) {
+    check_policy_fits_caches(policy.policy, engine_.kv_type());
     if (!names.insert(policy.name).second)
       fail(ErrorCode::kBadArgument, "policy {}: is named twice", policy.name);
     if (policy.oracle()) {

@@ -12,6 +12,7 @@
 #include "core/check.h"
 #include "core/elapsed.h"
 #include "runtime/block_attention.h"
+#include "runtime/kv_choice.h"
 #include "runtime/prefill_plan.h"
 #include "runtime/ranks.h"
 #include "runtime/session.h"
@@ -419,12 +420,7 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy) const {
          "layer",
          policy.name, engine_.arch().name);
   }
-  if (engine_.kv_type() != KvType::kSame && !policy.attention.dense() &&
-      policy.attention.decode == DecodeMode::kSelected) {
-    fail(ErrorCode::kUnsupported,
-         "policy {}: attention.decode selected chooses blocks by the keys as computed: not with --kv {}",
-         policy.name, kv_type_name(engine_.kv_type()));
-  }
+  check_policy_fits_caches(policy, engine_.kv_type());
   const std::int64_t context = engine_.arch().context;
   if (tokens > room()) {
     fail(ErrorCode::kBadArgument, "the prompt has {} tokens{}, the model's context is {}: shorten it by {}",

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "formats/json_text.h"
+#include "runtime/kv_choice.h"
 
 namespace winnow {
 namespace {
@@ -173,6 +174,7 @@ void SessionFile::save(const std::string& path, const Engine& engine, const Sess
 std::unique_ptr<Session> SessionFile::load(const std::string& path, const Engine& engine,
                                            const Policy& policy, std::span<const TokenId> prompt) {
   check_one_device(engine);
+  check_policy_fits_caches(policy, engine.kv_type());  // decoding will follow it without a prefill before
   const std::string content = read_file(path);
   ByteReader reader(checked_body(path, content), path);
   const auto header_bytes = reader.read<std::uint64_t>("the header's size");

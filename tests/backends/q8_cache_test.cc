@@ -250,6 +250,25 @@ TEST(Q8Attention, TheKernelsAgree) {
       });
     }
   }
+  if (cpu::avx512_vnni_q8_kernel() == nullptr)
+    GTEST_SKIP() << "no AVX512-VNNI here: the targets of the portable kernel agree, which is all there is";
+}
+
+// Their keys and values are not what those ops take them for.
+TEST(Q8CacheDeathTest, OtherOpsAbort) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto cpu = make_cpu_backend(Precision::kF32, 1);
+  const HeadShape shape{2, 1, 16};
+  const Q8Cache cache(*cpu, shape, 40);
+  const TestMatrix q(*cpu, DType::kF32, 2, shape.q_cols(), random_floats(2 * shape.q_cols(), 1));
+  const TestMatrix out(*cpu, DType::kF32, 2, shape.q_cols());
+  const std::int64_t query_rows[] = {38, 39};
+  std::vector<float> scores(40);
+  EXPECT_DEATH(
+      cpu->attention(
+          {.q = q.view(), .query_rows = query_rows, .kv = &cache.kv, .scale = 0.25f, .out = out.view()}),
+      "no caches in 8 bits");
+  EXPECT_DEATH(cpu->window_scores({.q = q.view(), .kv = &cache.kv, .scores = scores}), "no caches in 8 bits");
 }
 
 TEST(Q8Attention, ABatchIsItsQueriesOneByOne) {

@@ -59,6 +59,24 @@ TEST(Usage, WhatThisBuildLacksSaysSo) {
                "--kv q8");
 }
 
+// Before anything is computed, and before a server says that it listens.
+TEST(Usage, PoliciesThatCachesIn8BitsAreNotFor) {
+  const Scratch scratch;
+  const std::string policy = scratch.write(
+      "selected.json", R"({"version": 1, "attention": {"selector": "pooled", "decode": "selected"}})");
+  const std::string text = scratch.write("text.txt", "Corn grows in rows.");
+  for (const char* command : {"inspect", "serve"}) {
+    expect_error(run_program(on_tiny({command}, {"--policy", policy, "--kv", "q8"})), 1, "not with --kv q8");
+  }
+  expect_error(run_program(on_tiny({"run"}, {"-p", "a", "--policy", policy, "--kv", "q8"})), 1,
+               "not with --kv q8");
+  expect_error(
+      run_program(on_tiny({"eval"}, {"--text", text, "--policies", "dense," + policy, "--kv", "q8"})), 1,
+      "not with --kv q8");
+  expect_error(run_program(on_tiny({"profile", "end2end"}, {"--policies", "dense," + policy, "--kv", "q8"})),
+               1, "not with --kv q8");
+}
+
 TEST(Usage, ModelsThatAreNotThere) {
   expect_error(run_program({"inspect", "no/such/model.gguf"}), 1, "no/such/model.gguf: no such file");
   expect_error(run_program({"run", "-m", "no-such-model", "-p", "a"}), 1, "no-such-model");

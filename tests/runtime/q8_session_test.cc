@@ -236,6 +236,10 @@ TEST(Q8Sessions, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_NE(message_of([&] { session.prefill(some_tokens(9), selected, {}); }).find("--kv q8"),
             std::string::npos);
   EXPECT_EQ(session.tokens(), 0);
+  EXPECT_NE(message_of([&] {
+              SessionFile::load("any.session", q8_engine(), selected, some_tokens(9));
+            }).find("--kv q8"),
+            std::string::npos);
   EngineOptions options{.model = WINNOW_TEST_DATA "/models/tiny-llama",
                         .random_weights = "",
                         .device = "cuda",

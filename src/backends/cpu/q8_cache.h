@@ -15,11 +15,13 @@
 
 namespace winnow::cpu {
 
+constexpr std::int64_t q8_padded_dim(std::int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
 struct Q8Layout {
   std::int64_t head_dim;
   std::int64_t capacity;  // rows, a multiple of kCapacityStep
 
-  std::int64_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
+  std::int64_t padded_dim() const { return q8_padded_dim(head_dim); }
   std::int64_t key_scales() const { return (head_dim + kQ8KeyDims - 1) / kQ8KeyDims; }  // of a row
   std::int64_t head_codes() const { return capacity * padded_dim(); }
   std::int64_t key_bytes(std::int64_t kv_heads) const {

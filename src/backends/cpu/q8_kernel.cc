@@ -11,7 +11,7 @@ void prepare_q8_query(const MatrixView& q, std::int64_t first_column, std::int64
   check(head_dim <= kMaxHeadDim, "decode attention: heads of at most 512 dimensions");
   constexpr float kLevels = 127 * 128 + 63;  // the most that two bytes hold
   constexpr float kRound = 12582912.0f;      // adding 1.5 * 2^23 leaves the integer in the low bits
-  const std::int64_t padded = (head_dim + 15) / 16 * 16;
+  const std::int64_t padded = q8_padded_dim(head_dim);
   if (q.dtype == DType::kF32) {
     std::copy_n(q.row<float>(0) + first_column, head_dim, query.values);
   } else {

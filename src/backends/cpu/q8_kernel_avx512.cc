@@ -8,7 +8,9 @@
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 
 // g++ 12 takes the "undefined" operands inside its own intrinsics for uninitialised variables.
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -86,6 +88,10 @@ WINNOW_AVX512_VNNI void scores(const Q8Piece& piece, const Q8Query* q, std::int6
   }
 }
 
+constexpr std::int32_t kWeightLevels = 65535;  // the most that two bytes hold
+static_assert(std::int64_t{kWeightLevels} * 127 * kPieceRows <= std::numeric_limits<std::int32_t>::max(),
+              "a piece's weights times codes of values, which combine<8> adds up in 32 bits");
+
 // The softmax's weights times the scales of values, as step * (256 high + low).
 struct Weights {
   alignas(64) std::uint8_t high[kPieceRows], low[kPieceRows];
@@ -95,7 +101,6 @@ struct Weights {
 // Of the scores s of rows [first, end); nothing of the others up to `rows`. Overwrites s.
 WINNOW_AVX512_VNNI void weigh(const Q8Piece& piece, float* s, std::int64_t first, std::int64_t end,
                               std::int64_t rows, Weights& weights, float& maximum, float& sum) {
-  constexpr float kLevels = 65535;
   __m512 most = _mm512_set1_ps(-INFINITY);
   for (std::int64_t r = 0; r < end; r += 16) {
     most = _mm512_mask_max_ps(most, lanes_between(first - r, end - r), most, _mm512_load_ps(s + r));
@@ -113,8 +118,8 @@ WINNOW_AVX512_VNNI void weigh(const Q8Piece& piece, float* s, std::int64_t first
   }
   sum = _mm512_reduce_add_ps(total);
   const float heavy = _mm512_reduce_max_ps(heaviest);
-  weights.step = heavy / kLevels;
-  const __m512 levels = _mm512_set1_ps(heavy > 0 ? kLevels / heavy : 0.0f);
+  weights.step = heavy / kWeightLevels;
+  const __m512 levels = _mm512_set1_ps(heavy > 0 ? kWeightLevels / heavy : 0.0f);
   for (std::int64_t r = 0; r < rows; r += 16) {
     const __m512i level = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(s + r), levels));
     const __m128i high = _mm512_cvtepi32_epi8(_mm512_srli_epi32(level, 8)), low = _mm512_cvtepi32_epi8(level);

@@ -14,11 +14,14 @@ namespace {
 // Of the version that was compiled against: by the loader's rules, or from the toolkit's folder.
 void* open_library() {
   const std::string name = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
+  std::string reasons;
   for (const std::string& path : {name, fmt::format("{}/{}", WINNOW_CUBLAS_FOLDER, name)}) {
     if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+    reasons += std::string("; ") + dlerror();
   }
   fail(ErrorCode::kUnsupported,
-       "--device cuda: {} was not found: install it, or add its folder to LD_LIBRARY_PATH", name);
+       "--device cuda: {} cannot be opened: install it, or add its folder to LD_LIBRARY_PATH{}", name,
+       reasons);
 }
 
 CublasLt find_functions(void* library) {

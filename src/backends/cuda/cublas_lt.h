@@ -1,5 +1,5 @@
-// cuBLASLt, opened when the first GPU is used: loading it writes and reads some 60 MB, which programs that
-// compute on the CPU would have for nothing.
+// cuBLASLt, opened when the first GPU is used: loaded, it holds 148 MB (64 of its file and 84 of zeroed
+// memory), which programs that compute on the CPU would have for nothing.
 #pragma once
 
 #include <cublasLt.h>
@@ -26,7 +26,7 @@ struct CublasLt {
   decltype(&cublasLtMatrixLayoutSetAttribute) layout_set_attribute = nullptr;
 };
 
-// Error(kUnsupported) where the library, or a function of it, is not found.
+// Error(kUnsupported) where the library cannot be opened or lacks a function.
 const CublasLt& cublas_lt();
 
 }  // namespace winnow::cuda
