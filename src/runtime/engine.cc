@@ -39,12 +39,13 @@ std::int64_t reclaimable_bytes() {
 // `decode_forms`: decode_form_bytes() of the model.
 MemoryEstimate sum_of(std::span<const ModelPart> parts, std::int64_t decode_forms, const Architecture& arch,
                       const Backend& backend, std::int64_t prompt_tokens, std::int64_t new_tokens,
-                      const Policy& policy, KvType kv) {
+                      const Policy& policy, KvType kv, std::int64_t earlier_rows = 0) {
   MemoryEstimate sum;
   for (const ModelPart& part : parts) {
     const Architecture own = part_of(arch, part);
-    const MemoryEstimate one = estimate_memory(loaded_bytes(decode_forms, arch, own, backend), own, backend,
-                                               prompt_tokens, new_tokens, policy, part.layers.begin, kv);
+    const MemoryEstimate one =
+        estimate_memory(loaded_bytes(decode_forms, arch, own, backend), own, backend, prompt_tokens,
+                        new_tokens, policy, part.layers.begin, kv, earlier_rows);
     sum.weights += one.weights;
     sum.kv += one.kv;
     sum.activations += one.activations;
@@ -232,10 +233,11 @@ void Engine::check_weights_fit() const {
   });
 }
 
-void Engine::check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy) const {
+void Engine::check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy,
+                               std::int64_t earlier_rows) const {
   check_fits([&](std::span<const ModelPart> parts, std::int64_t available, const char* whose) {
-    const MemoryEstimate estimate =
-        sum_of(parts, decode_form_bytes_, arch_, *backend_, tokens, new_tokens, policy, kv_type_);
+    const MemoryEstimate estimate = sum_of(parts, decode_form_bytes_, arch_, *backend_, tokens, new_tokens,
+                                           policy, kv_type_, earlier_rows);
     const std::int64_t needed = estimate.kv + estimate.activations;
     if (needed <= available) return;
     fail(ErrorCode::kOutOfMemory,
@@ -272,9 +274,9 @@ MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tok
 }
 
 MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
-                                     const Policy& policy) const {
+                                     const Policy& policy, std::int64_t earlier_rows) const {
   return sum_of({&part(), 1}, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy,
-                kv_type_);
+                kv_type_, earlier_rows);
 }
 
 }  // namespace winnow

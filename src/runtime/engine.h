@@ -91,12 +91,13 @@ class Engine {
   // Memory for a prompt of `prompt_tokens` and `new_tokens` more under `policy` (its stages shorten the
   // caches), on all ranks together.
   MemoryEstimate estimate(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy) const;
-  // The same, on this rank alone.
-  MemoryEstimate estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
-                               const Policy& policy) const;
-  // Error(kOutOfMemory) when what the prompt takes beside the weights is not free now, here or on the ranks
-  // that take it from the same memory.
-  void check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy) const;
+  // The same, on this rank alone; on top of `earlier_rows` that the largest cache has.
+  MemoryEstimate estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
+                               std::int64_t earlier_rows = 0) const;
+  // Error(kOutOfMemory) when what the prompt takes beside the weights and the earlier rows is not free now,
+  // here or on the ranks that take it from the same memory.
+  void check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy,
+                         std::int64_t earlier_rows) const;
 
  private:
   // Throws when what these parts need is more than the bytes that `whose` memory has.

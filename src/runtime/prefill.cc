@@ -430,7 +430,7 @@ void Session::check_prompt(std::int64_t tokens, const Policy& policy) const {
 }
 
 void Session::check_memory(std::int64_t tokens, const Policy& policy, std::int64_t reserve_tokens) const {
-  engine_.check_prompt_fits(tokens, reserve_tokens, policy);
+  engine_.check_prompt_fits(tokens, reserve_tokens, policy, std::ranges::max(kv_lens()));
 }
 
 }  // namespace winnow

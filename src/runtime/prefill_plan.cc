@@ -66,7 +66,7 @@ std::int64_t planning_bytes(const Architecture& arch, const Backend& backend, co
 
 MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, const Backend& backend,
                                std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
-                               std::int64_t first_layer, KvType type) {
+                               std::int64_t first_layer, KvType type, std::int64_t earlier_rows) {
   const DType compute = backend.compute_dtype();
   MemoryEstimate estimate;
   estimate.weights = weights;
@@ -79,7 +79,7 @@ MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, c
                          Workspace::bytes(arch, compute, backend.chunk_rows()) +
                          planning_bytes(arch, backend, policy.attention, layer_rows, new_tokens);
   if (type != KvType::kSame && !layer_rows.empty()) {
-    estimate.activations += backend.kv_bytes(arch.kv_heads, arch.head_dim, layer_rows.front());
+    estimate.activations += backend.kv_bytes(arch.kv_heads, arch.head_dim, earlier_rows + layer_rows.front());
   }
   return estimate;
 }

@@ -27,9 +27,10 @@ struct MemoryEstimate {
 // For a prompt of `prompt_tokens` and `new_tokens` more under `policy`, whose stages shorten the caches,
 // beside `weights` bytes (loaded_bytes()). Of a rank's part of a model, arch.layers are those from
 // `first_layer` on. `type`: of the caches; where it is not kSame, the layer at work has one of kSame as well,
-// which counts as activations.
+// which counts as activations: of the prompt and of the `earlier_rows` that a layer already has.
 MemoryEstimate estimate_memory(std::int64_t weights, const Architecture& arch, const Backend& backend,
                                std::int64_t prompt_tokens, std::int64_t new_tokens, const Policy& policy,
-                               std::int64_t first_layer = 0, KvType type = KvType::kSame);
+                               std::int64_t first_layer = 0, KvType type = KvType::kSame,
+                               std::int64_t earlier_rows = 0);
 
 }  // namespace winnow

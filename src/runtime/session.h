@@ -25,7 +25,7 @@ struct PrefillOptions {
   std::int64_t reserve_tokens = 128;     // room in the caches for this many decoded tokens
   std::function<void(double)> progress;  // share done, 0..1; may be empty
   std::function<bool()>
-      cancelled;  // asked between layers; true stops with the session reset to before the call
+      cancelled;  // asked between layers; true stops with caches and positions as before the call
   // Receives logits of every surviving row, chunk by chunk: (first row, [rows, vocab] float32). Costs a full
   // lm_head; for evaluation and tests. Empty: only the last token's logits are computed.
   std::function<void(std::int64_t, const MatrixView&)> all_logits;

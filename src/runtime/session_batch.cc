@@ -107,7 +107,7 @@ class Session::Step {
     Session* session;
     std::span<const TokenId> tokens;
     std::int64_t first, count;
-    WorkingCache cache;  // of a prompt
+    WorkingCache cache;  // of a prompt; attention is for all of them at once, so each has its own
 
     template <class T>
     std::span<T> of(std::vector<T>& values) const {
@@ -303,9 +303,13 @@ bool prefill_batch(std::span<const Reading> readings, const std::function<bool()
     leader->prefill_batch(numbers, readings, static_cast<bool>(cancelled));
   }
   const auto check_memory = [&] {
+    // As one prompt of all rows; what is there in 8 bits is unpacked for all at once.
+    std::int64_t reserved = 0, earlier_rows = 0;
     for (const Reading& reading : readings) {
-      reading.session->check_memory(std::ssize(reading.tokens), dense, reading.reserve_tokens);
+      reserved += reading.reserve_tokens;
+      earlier_rows += std::ranges::max(reading.session->kv_lens());
     }
+    engine.check_prompt_fits(rows, reserved, dense, earlier_rows);
   };
   if (!readings[0].session->all_can(check_memory)) return false;
   try {

@@ -26,8 +26,10 @@ struct Reading {
 
 // Every session reads its tokens as its prefill() would under the dense policy. The sessions are different
 // ones; all tokens together are at most the backend's chunk_rows(): a longer prompt fills the products by
-// itself. `cancelled` (may be empty) is asked between layers; if it says true, this is false and the sessions
-// are as before. Errors are those of Session::prefill(), with no session changed.
+// itself. Each one's prefill_stats().ms is the time of the whole pass. `cancelled` (may be empty) is asked
+// between layers; if it says true, this is false. Errors are those of Session::prefill(), kOutOfMemory where
+// there is too little for all of them together. After either, caches and positions are as before; what the
+// last prefill and the steps since then recorded (stages, stats) may be gone.
 bool prefill_batch(std::span<const Reading> readings, const std::function<bool()>& cancelled = {});
 
 }  // namespace winnow

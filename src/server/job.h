@@ -45,7 +45,7 @@ struct PromptReport {
   std::int64_t prompt_tokens = 0, kept_tokens = 0;
   std::int64_t cached_tokens = 0;  // of a prefix that was not computed again
   double queue_ms = 0;             // waited for its turn
-  double prefill_ms = 0;           // first token's logits, caches looked up
+  double prefill_ms = 0;           // first token's logits, caches looked up; of all prompts read together
   std::optional<PassStats> pass;   // null where the caches came from a session file
   std::vector<StageRecord> stages;
   std::vector<std::vector<std::int32_t>> kept;  // [stages] places in the prompt, if wanted

@@ -68,7 +68,7 @@ std::string Metrics::text() const {
   gauge("prefix_cache_bytes", "Memory of cached prefixes.", prefix_bytes);
   gauge("prefix_cache_entries", "Cached prefixes.", prefix_entries);
   out += queue_time.text("queue_seconds", "From a request's arrival to the start of its prefill.");
-  out += prefill_time.text("prefill_seconds", "Prefills.");
+  out += prefill_time.text("prefill_seconds", "Prefills, each pass once.");
   out += first_token_time.text("first_token_seconds", "From a request's arrival to its first token.");
   out += decode_step_time.text("decode_step_seconds", "One token for every running answer.");
   out += request_time.text("request_seconds", "From a request's arrival to the end of its answer.");

@@ -269,17 +269,33 @@ void Scheduler::start(std::vector<Prompt> prompts) {
     read = prompts.size() == 1 ? read_alone(prompts.front()) : read_together(prompts);
   } catch (...) {
     const ApiError error = as_api_error(std::current_exception());
-    for (const Prompt& prompt : prompts) fail_job(*prompt.job, error);
+    if (prompts.size() > 1 && error.code() == "out_of_memory") {
+      start_one_by_one(std::move(prompts));
+    } else {
+      for (const Prompt& prompt : prompts) fail_job(*prompt.job, error);
+    }
     return;
   }
   const double prefill_ms = ms_since(begin);
+  if (read) metrics_.prefill_time.add_ms(prefill_ms);  // one pass, however many prompts
   for (Prompt& prompt : prompts) {
-    if (read) {
+    const Job& job = *prompt.job;
+    const bool late = out_of_time_now(job);  // in a batch, the others go on
+    if (read && !late && !job.cancelled()) {
       prompt.report.prefill_ms = prefill_ms;
       begin_answers(std::move(prompt));
     } else {
-      fail_job(*prompt.job, out_of_time_now(*prompt.job) ? out_of_time(*prompt.job) : shutting_down());
+      fail_job(*prompt.job, late ? out_of_time(job) : shutting_down());
     }
+  }
+}
+
+// Each had enough memory when it was taken up: those for which it still is enough are read.
+void Scheduler::start_one_by_one(std::vector<Prompt> prompts) {
+  for (Prompt& prompt : prompts) {
+    std::vector<Prompt> one;
+    one.push_back(std::move(prompt));
+    start(std::move(one));
   }
 }
 
@@ -362,7 +378,6 @@ void Scheduler::begin_answers(Prompt prompt) {
   metrics_.kept_tokens += report.kept_tokens;
   metrics_.cached_tokens += report.cached_tokens;
   metrics_.queue_time.add_ms(report.queue_ms);
-  metrics_.prefill_time.add_ms(report.prefill_ms);
   metrics_.first_token_time.add_ms(ms_since(job->created));
   job->push(std::move(report));
   const std::size_t first = active_.size();

@@ -70,6 +70,7 @@ class Scheduler {
   std::optional<Prompt> take_up(const std::shared_ptr<Job>& job);
   std::unique_ptr<Session> session_for(const JobSpec& spec, PromptReport& report);
   void start(std::vector<Prompt> prompts);
+  void start_one_by_one(std::vector<Prompt> prompts);
   bool read_alone(Prompt& prompt);
   bool read_together(std::span<Prompt> prompts);
   bool all_gone(std::span<const Prompt> prompts);

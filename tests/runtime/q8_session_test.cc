@@ -174,6 +174,20 @@ TEST(Q8Sessions, MemoryIsEstimatedBeforeItIsUsed) {
   EXPECT_EQ(q8.activations, same.activations + same.kv / e.arch().layers);  // one layer's as computed
 }
 
+// A turn works on all rows of a layer as computed; only the new ones are added to the caches.
+TEST(Q8Sessions, EarlierRowsCountInTheEstimate) {
+  const Engine& e = q8_engine();
+  const auto computed = [&](std::int64_t rows) {
+    return e.backend().kv_bytes(e.arch().kv_heads, e.arch().head_dim, rows);
+  };
+  const MemoryEstimate first = e.estimate_here(64, 0, Policy{}),
+                       later = e.estimate_here(64, 0, Policy{}, /*earlier_rows=*/256);
+  EXPECT_EQ(later.kv, first.kv);
+  EXPECT_EQ(later.activations - first.activations, computed(256 + 64) - computed(64));
+  EXPECT_EQ(engine().estimate_here(64, 0, Policy{}, 256).total(),
+            engine().estimate_here(64, 0, Policy{}).total());
+}
+
 class Q8SessionFile : public testing::Test {
  protected:
   std::string save(const Engine& e) {

@@ -72,6 +72,7 @@ TEST_F(SchedulerTest, ShortPromptsAreReadTogether) {
   }
   const std::vector<Outcome> outcomes = run_at_once(prompts, {});
   EXPECT_EQ(metrics_.prefill_passes, 3);  // of the prefix, of what occupied the scheduler, of these
+  EXPECT_NE(metrics_.text().find("winnow_prefill_seconds_count 3\n"), std::string::npos) << metrics_.text();
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
     SCOPED_TRACE(i);
     EXPECT_EQ(outcomes[i].texts[0], expected_text(engine(), prompts[i], 8));
