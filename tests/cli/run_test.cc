@@ -241,6 +241,8 @@ TEST(Run, CompareShowsDensities) {
 }
 
 // Costs are measured once for a user, and not at all where nothing is gated.
+// Costs that other work got in the way of measuring are not kept (AttentionCosts::settled): then the program
+// is run again.
 TEST(Run, AttentionCostsAreKept) {
   const Scratch scratch;
   const std::vector<std::string> environment{"XDG_CACHE_HOME=" + scratch.file("cache")};
@@ -251,11 +253,20 @@ TEST(Run, AttentionCostsAreKept) {
     EXPECT_EQ(result.code, 0) << result.err;
     return read_file(costs);
   };
+  const auto run_until = [&](const char* policy, std::size_t count) {
+    constexpr int kTries = 40;
+    std::string kept;
+    for (int i = 0; i < kTries; ++i) {
+      kept = run_with(policy);
+      if (!kept.empty() && json::parse(kept).at("costs").size() == count) break;
+    }
+    return kept;
+  };
   EXPECT_EQ(run_with("dense"), "");
-  const std::string first = run_with("pooled=0.9");
-  EXPECT_EQ(json::parse(first)["costs"].size(), 1u);
+  const std::string first = run_until("pooled=0.9", 1);
+  ASSERT_EQ(json::parse(first)["costs"].size(), 1u);
   EXPECT_EQ(run_with("pooled=0.5"), first);
-  EXPECT_EQ(json::parse(run_with("local"))["costs"].size(), 2u);
+  EXPECT_EQ(json::parse(run_until("local", 2))["costs"].size(), 2u);
 }
 
 TEST(Run, PruneLogIsReplacedOnlyByAWholeRun) {
