@@ -51,7 +51,7 @@ PolicyBook read_policies(const Engine& engine, const ServeOptions& options) {
   for (const std::string& warning : policy_warnings(policies.standard()))
     fmt::print(stderr, "winnow: {}\n", warning);
   const std::string folder = options.policy_folder.empty() ? shipped_policies() : options.policy_folder;
-  if (!folder.empty()) policies.add_folder(folder);
+  if (!folder.empty()) policies.add_folder(folder, engine.kv_type());
   return policies;
 }
 

@@ -12,6 +12,7 @@
 #include "core/byte_reader.h"
 #include "core/mapped_file.h"
 #include "formats/json_text.h"
+#include "runtime/kv_choice.h"
 #include "server/api_error.h"
 
 namespace winnow {
@@ -60,7 +61,7 @@ std::optional<double> measured(const Policy& policy, const char* key) {
 PolicyBook::PolicyBook(const ModelFacts& model, const std::string& standard)
     : model_(model), standard_(parse_policy(standard, model)) {}
 
-void PolicyBook::add_folder(const std::string& folder) {
+void PolicyBook::add_folder(const std::string& folder, KvType kv) {
   std::error_code error;
   std::vector<std::string> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
@@ -75,8 +76,9 @@ void PolicyBook::add_folder(const std::string& folder) {
     policy.name = name;
     try {
       check_policy(policy, model_, path);
+      check_policy_fits_caches(policy, kv);
     } catch (const Error& reason) {
-      spdlog::debug("policy {} is not for this model: {}", name, reason.what());
+      spdlog::debug("policy {} is not for this model and these caches: {}", name, reason.what());
       continue;
     }
     named_[name] = std::move(policy);

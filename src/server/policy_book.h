@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/backend.h"
 #include "sparsity/policy.h"
 
 namespace winnow {
@@ -16,9 +17,9 @@ class PolicyBook {
   // `standard`: as on the command line; what requests that name nothing get, known as "default" as well.
   PolicyBook(const ModelFacts& model, const std::string& standard);
 
-  // Every policy file of `folder` that fits the model, by its name without ".json". Files for other models
-  // are passed over. Error(kIo, kBadFormat) for a folder or a file that cannot be read.
-  void add_folder(const std::string& folder);
+  // Every policy file of `folder` that fits the model and caches of `kv`, by its name without ".json". Files
+  // for others are passed over. Error(kIo, kBadFormat) for a folder or a file that cannot be read.
+  void add_folder(const std::string& folder, KvType kv = KvType::kSame);
   void add(const std::string& name, const Policy& policy) { named_[name] = policy; }
 
   const Policy& standard() const { return standard_; }

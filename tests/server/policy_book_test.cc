@@ -41,6 +41,19 @@ TEST_F(PolicyBookTest, FindsWhatItKnows) {
   EXPECT_FALSE(book_.find("local").attention.dense());
 }
 
+// What caches in 8 bits cannot decode is neither found nor chosen within a budget.
+TEST_F(PolicyBookTest, PassesOverWhatCachesAreNotFor) {
+  scratch_.write("selected.json",
+                 R"({"version": 1, "attention": {"selector": "pooled", "group_union": true,
+                     "decode": "selected"}, "measured": {"kl": 0.001, "speedup": 9}})");
+  PolicyBook same(kModel, "dense"), q8(kModel, "dense");
+  same.add_folder(scratch_.file(""));
+  q8.add_folder(scratch_.file(""), KvType::kQ8);
+  EXPECT_EQ(same.fastest_within(1).name, "selected");
+  EXPECT_EQ(q8.fastest_within(1).name, "fast");
+  EXPECT_THROW(q8.find("selected"), ApiError);
+}
+
 TEST_F(PolicyBookTest, OpensNoFiles) {
   const std::string file = scratch_.file("fast.json");
   for (const std::string& text :
