@@ -1,42 +1,26 @@
 // Attention of single queries: against the reference, and the same bits for any number of threads and of
 // other conversations in the batch.
-#include "support/backend_test_util.h"
+#include "support/single_query.h"
 
 namespace winnow::testing {
 namespace {
 
-struct Query {
-  FilledCache cache;
-  TestMatrix q, out;
-  std::int64_t row, window = 0;
-
-  Query(Backend& backend, const HeadShape& shape, std::int64_t rows, std::int64_t at, float deviation = 1.0f)
-      : cache(backend, shape, rows, static_cast<unsigned>(rows)),
-        q(backend, backend.compute_dtype(), 1, shape.q_cols(), random_floats(shape.q_cols(), 3, deviation)),
-        out(backend, backend.compute_dtype(), 1, shape.q_cols()),
-        row(at) {}
-  AttentionParams params() const {
-    return {.q = q.view(),
-            .query_rows = {&row, 1},
-            .kv = &cache.kv,
-            .scale = 1.0f / std::sqrt(static_cast<float>(cache.kv.head_dim)),
-            .out = out.view(),
-            .window = window};
-  }
+struct Query : SingleQuery<FilledCache> {
+  Query(Backend& backend, const HeadShape& shape, std::int64_t rows, std::int64_t at, float deviation = 1.0f,
+        std::int64_t window_in = 0)
+      : SingleQuery(backend, shape, at, deviation, window_in, rows, static_cast<unsigned>(rows)) {}
 };
 
 void compare(const HeadShape& shape, std::int64_t rows, std::int64_t at, float deviation = 1.0f,
              std::int64_t window = 0) {
   SCOPED_TRACE(::testing::Message() << rows << " rows, query at " << at << ", window " << window);
   const auto reference = make_reference_backend(Precision::kBF16);
-  Query expected(*reference, shape, rows, at, deviation);
-  expected.window = window;
+  Query expected(*reference, shape, rows, at, deviation, window);
   reference->attention(expected.params());
   std::string bits;
   for (const int threads : {1, 2, 3}) {
     const auto cpu = make_cpu_backend(Precision::kBF16, threads);
-    Query actual(*cpu, shape, rows, at, deviation);
-    actual.window = window;
+    Query actual(*cpu, shape, rows, at, deviation, window);
     cpu->attention(actual.params());
     expect_close(actual.out, expected.out, kAttentionBf16);
     if (threads == 1) bits = actual.out.row_bits(0);
@@ -65,20 +49,7 @@ TEST(DecodeAttention, ASlidingWindowEndsAtItsFirstRow) {
 TEST(DecodeAttention, SurvivesLargeScores) { compare({9, 3, 64}, 300, 299, 100.0f); }
 
 TEST(DecodeAttention, ABatchIsItsQueriesOneByOne) {
-  const auto cpu = make_cpu_backend(Precision::kBF16, 2);
-  const HeadShape shape{9, 3, 64};
-  std::vector<std::unique_ptr<Query>> together, alone;
-  std::vector<AttentionParams> batch;
-  for (const std::int64_t rows : {1, 700, 20, 129, 128}) {
-    together.push_back(std::make_unique<Query>(*cpu, shape, rows, rows - 1));
-    alone.push_back(std::make_unique<Query>(*cpu, shape, rows, rows - 1));
-    batch.push_back(together.back()->params());
-  }
-  cpu->together([&] { cpu->attention_each(batch); });
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    cpu->attention(alone[i]->params());
-    EXPECT_TRUE(together[i]->out.same_bits(alone[i]->out)) << i;
-  }
+  expect_a_batch_is_its_queries<Query>({1, 700, 20, 129, 128});
 }
 
 }  // namespace

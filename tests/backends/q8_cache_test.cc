@@ -5,6 +5,7 @@
 #include "backends/cpu/cache_heads.h"
 #include "backends/cpu/q8_kernel.h"
 #include "support/backend_test_util.h"
+#include "support/single_query.h"
 
 namespace winnow::testing {
 namespace {
@@ -150,26 +151,10 @@ TEST(Q8Cache, IsALittleMoreThanHalfOfBf16) {
   }
 }
 
-struct Query {
-  Q8Cache cache;
-  TestMatrix q, out;
-  std::int64_t row, window;
-
-  Query(Backend& backend, const HeadShape& shape, std::int64_t rows, std::int64_t at, float deviation,
-        std::int64_t window_in)
-      : cache(backend, shape, rows),
-        q(backend, backend.compute_dtype(), 1, shape.q_cols(), random_floats(shape.q_cols(), 3, deviation)),
-        out(backend, backend.compute_dtype(), 1, shape.q_cols()),
-        row(at),
-        window(window_in) {}
-  AttentionParams params() const {
-    return {.q = q.view(),
-            .query_rows = {&row, 1},
-            .kv = &cache.kv,
-            .scale = 1.0f / std::sqrt(static_cast<float>(cache.kv.head_dim)),
-            .out = out.view(),
-            .window = window};
-  }
+struct Query : SingleQuery<Q8Cache> {
+  Query(Backend& backend, const HeadShape& shape, std::int64_t rows, std::int64_t at, float deviation = 1.0f,
+        std::int64_t window_in = 0)
+      : SingleQuery(backend, shape, at, deviation, window_in, rows) {}
 };
 
 // The codes are the same on both sides; a query and weights of 15 and 16 bits lose 1e-4 of the scale of what
@@ -272,20 +257,7 @@ TEST(Q8CacheDeathTest, OtherOpsAbort) {
 }
 
 TEST(Q8Attention, ABatchIsItsQueriesOneByOne) {
-  const auto cpu = make_cpu_backend(Precision::kBF16, 2);
-  const HeadShape shape{9, 3, 64};
-  std::vector<std::unique_ptr<Query>> together, alone;
-  std::vector<AttentionParams> batch;
-  for (const std::int64_t rows : {1, 300, 20, 129, 128}) {
-    together.push_back(std::make_unique<Query>(*cpu, shape, rows, rows - 1, 1.0f, 0));
-    alone.push_back(std::make_unique<Query>(*cpu, shape, rows, rows - 1, 1.0f, 0));
-    batch.push_back(together.back()->params());
-  }
-  cpu->together([&] { cpu->attention_each(batch); });
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    cpu->attention(alone[i]->params());
-    EXPECT_TRUE(together[i]->out.same_bits(alone[i]->out)) << i;
-  }
+  expect_a_batch_is_its_queries<Query>({1, 300, 20, 129, 128});
 }
 
 }  // namespace
