@@ -168,16 +168,22 @@ void Scheduler::drop_gone_jobs() {
   for (const auto& job : gone) fail_job(*job, out_of_time(*job));
 }
 
-// Every job ends here or in end_sequence().
+// Every job ends here. Whoever has its last event finds it counted no more.
+void Scheduler::end_job(Job& job, JobEvent last) {
+  {
+    const std::scoped_lock lock(mutex_);
+    --unfinished_;
+  }
+  job.push(std::move(last));
+}
+
 void Scheduler::fail_job(Job& job, const ApiError& error) {
   if (job.cancelled()) {
     ++metrics_.cancelled;
   } else if (error.status() == 504) {
     ++metrics_.timed_out;
   }
-  job.push(error);
-  const std::scoped_lock lock(mutex_);
-  --unfinished_;
+  end_job(job, error);
 }
 
 void Scheduler::fail_all(const ApiError& error) {
@@ -457,9 +463,7 @@ void Scheduler::end_sequence(std::size_t index, bool keep_session) {
   }
   running.end.decode_ms = ms_since(running.first_token);
   metrics_.request_time.add_ms(ms_since(job.created));
-  job.push(running.end);
-  const std::scoped_lock lock(mutex_);
-  --unfinished_;
+  end_job(job, running.end);
 }
 
 void Scheduler::keep_prefix(Sequence& sequence) {

@@ -78,6 +78,7 @@ class Scheduler {
   void decode_step();
   void advance(std::size_t index);
   void end_sequence(std::size_t index, bool keep_session);
+  void end_job(Job& job, JobEvent last);
   void fail_job(Job& job, const ApiError& error);
   void fail_all(const ApiError& error);
   void keep_prefix(Sequence& sequence);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "serving.h"
+#include "support/little_memory.h"
 #include "support/scratch.h"
 
 namespace winnow {
@@ -19,14 +20,25 @@ class SchedulerTest : public testing::Test {
 
   Outcome run(JobSpec spec) { return outcome(*scheduler_.submit(std::move(spec))); }
 
-  // All of them wait until a job that takes all the room is cancelled.
-  std::vector<Outcome> run_at_once(const std::vector<std::vector<TokenId>>& prompts, const Policy& policy) {
+  // A job that takes all the room: what is submitted afterwards waits until it is cancelled.
+  std::shared_ptr<Job> take_all_room() {
     JobSpec all_room = greedy(some_tokens(4), 500);
     all_room.choices = SchedulerOptions{}.max_sequences;
-    const auto occupied = scheduler_.submit(all_room);
+    auto occupied = scheduler_.submit(all_room);
     occupied->wait(std::chrono::seconds(30));  // its prompt has been read
+    return occupied;
+  }
+
+  std::vector<std::shared_ptr<Job>> submit_all(const std::vector<std::vector<TokenId>>& prompts,
+                                               std::int64_t max_tokens = 8, const Policy& policy = {}) {
     std::vector<std::shared_ptr<Job>> jobs;
-    for (const auto& prompt : prompts) jobs.push_back(scheduler_.submit(greedy(prompt, 8, policy)));
+    for (const auto& prompt : prompts) jobs.push_back(scheduler_.submit(greedy(prompt, max_tokens, policy)));
+    return jobs;
+  }
+
+  std::vector<Outcome> run_at_once(const std::vector<std::vector<TokenId>>& prompts, const Policy& policy) {
+    const auto occupied = take_all_room();
+    const auto jobs = submit_all(prompts, 8, policy);
     occupied->cancel();
     std::vector<Outcome> outcomes;
     for (const auto& job : jobs) outcomes.push_back(outcome(*job));
@@ -80,6 +92,62 @@ TEST_F(SchedulerTest, ShortPromptsAreReadTogether) {
     EXPECT_EQ(outcomes[i].prompt.kv_bytes, outcomes[i].prompt.kv_bytes_dense);
     EXPECT_EQ(outcomes[i].prompt.cached_tokens, i % 2 == 0 ? 60 : 0);
   }
+}
+
+// The batch needs more memory than there is, each of its prompts less.
+TEST_F(SchedulerTest, ABatchTooLargeForMemoryIsReadOneByOne) {
+  constexpr std::int64_t kTokens = 60, kAnswer = 200;
+  const auto needed = [](std::int64_t prompts) {
+    const MemoryEstimate estimate = engine().estimate_here(prompts * kTokens, prompts * kAnswer, {});
+    return estimate.kv + estimate.activations;
+  };
+  std::vector<std::vector<TokenId>> prompts;
+  for (int i = 0; i < 8; ++i) prompts.push_back(some_tokens(kTokens, i));
+  run(greedy(prompts[0], kAnswer));  // whatever is made once is there
+  const auto occupied = take_all_room();
+  const std::int64_t passes = metrics_.prefill_passes;
+  const auto jobs = submit_all(prompts, kAnswer);
+  std::vector<Outcome> outcomes;
+  {
+    const LittleMemory little((needed(1) + needed(8)) / 2);
+    occupied->cancel();
+    for (const auto& job : jobs) outcomes.push_back(outcome(*job));
+  }
+  EXPECT_EQ(metrics_.prefill_passes - passes, 1 + 8);  // tried together, then one by one
+  EXPECT_FALSE(outcomes[0].error);
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {  // as many as there is memory for
+    SCOPED_TRACE(i);
+    if (outcomes[i].error) {
+      EXPECT_EQ(outcomes[i].error->code(), "out_of_memory");
+    } else {
+      EXPECT_EQ(outcomes[i].texts[0], expected_text(engine(), prompts[i], kAnswer));
+    }
+  }
+  EXPECT_EQ(run(greedy(prompts[7], 8)).texts[0], expected_text(engine(), prompts[7], 8));
+  EXPECT_TRUE(scheduler_.idle());
+}
+
+// Whoever goes away, before or while the prompts are read, takes nothing from the others.
+TEST_F(SchedulerTest, CancellingOneOfABatchLeavesTheOthers) {
+  std::vector<std::vector<TokenId>> prompts;
+  for (int i = 0; i < 4; ++i) prompts.push_back(some_tokens(110 + i, i));
+  for (int round = 0; round < 12; ++round) {
+    const auto occupied = take_all_room();
+    const auto jobs = submit_all(prompts);
+    occupied->cancel();
+    std::this_thread::sleep_for(std::chrono::microseconds(400 * round));
+    const std::size_t gone = round % prompts.size();
+    jobs[gone]->cancel();
+    std::vector<Outcome> outcomes;
+    for (const auto& job : jobs) outcomes.push_back(outcome(*job));
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      SCOPED_TRACE(i);
+      if (i != gone) {
+        EXPECT_EQ(outcomes[i].texts[0], expected_text(engine(), prompts[i], 8));
+      }
+    }
+  }
+  EXPECT_TRUE(scheduler_.idle());
 }
 
 TEST_F(SchedulerTest, PromptsThatPruneAreReadAlone) {
@@ -326,9 +394,11 @@ TEST(SchedulerLimits, StopEndsEverything) {
 }
 
 TEST(PrefixCache, LeastRecentlyUsedLeave) {
-  const auto session_of = [](const std::vector<TokenId>& tokens) {
+  PrefillOptions options;
+  options.reserve_tokens = 0;
+  const auto session_of = [&](const std::vector<TokenId>& tokens) {
     auto session = std::make_unique<Session>(engine());
-    EXPECT_TRUE(session->prefill(tokens, Policy{}, {.reserve_tokens = 0}));
+    EXPECT_TRUE(session->prefill(tokens, Policy{}, options));
     return session;
   };
   const auto a = some_tokens(64, 1), b = some_tokens(64, 2), c = some_tokens(64, 3);

@@ -1,0 +1,32 @@
+// As long as it lives, the process may take so many bytes more: for tests of what happens when memory is
+// short.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <fstream>
+
+namespace winnow {
+
+class LittleMemory {
+ public:
+  explicit LittleMemory(std::int64_t bytes) {
+    EXPECT_EQ(getrlimit(RLIMIT_AS, &before_), 0);
+    rlim_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    rlimit little = before_;
+    little.rlim_cur = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + static_cast<rlim_t>(bytes);
+    EXPECT_EQ(setrlimit(RLIMIT_AS, &little), 0);
+  }
+  LittleMemory(const LittleMemory&) = delete;
+  LittleMemory& operator=(const LittleMemory&) = delete;
+  ~LittleMemory() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+}  // namespace winnow
