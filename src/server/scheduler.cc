@@ -43,8 +43,9 @@ ApiError as_api_error(std::exception_ptr thrown) {
 ApiError shutting_down() { return {503, "", "shutting_down", "the server is shutting down"}; }
 
 ApiError out_of_time(const Job& job) {
-  const auto limit = std::chrono::duration_cast<std::chrono::seconds>(job.deadline - job.created);
-  return {504, "", "timeout", fmt::format("no answer within the limit of {} s", limit.count())};
+  const std::chrono::duration<double> limit =
+      std::chrono::round<std::chrono::milliseconds>(job.deadline - job.created);
+  return {504, "", "timeout", fmt::format("no answer within the limit of {:g} s", limit.count())};
 }
 
 // Why a session's file could not be read or written, without the path under which the server keeps it.

@@ -361,6 +361,7 @@ TEST(SchedulerLimits, Time) {
   const Outcome late = outcome(*scheduler.submit(greedy(some_tokens(40), 4)));
   ASSERT_TRUE(late.error);
   EXPECT_EQ(late.error->status(), 504);
+  EXPECT_STREQ(late.error->what(), "no answer within the limit of 0 s");
   EXPECT_EQ(metrics.timed_out, 1);
 }
 
