@@ -21,7 +21,7 @@ set_target_properties(winnow_shared PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 add_library(winnow::winnow ALIAS winnow_shared)
 
-if(SKBUILD)  # pip install .: the Python package holds the library and the policies (pyproject.toml)
+if(SKBUILD)  # pip install .: the Python package holds the library and the policies (pyproject.toml, cmake/python.cmake)
   set_target_properties(winnow_shared PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
   install(TARGETS winnow_shared LIBRARY DESTINATION winnow)
   install(DIRECTORY policies DESTINATION winnow/share/winnow)

@@ -18,7 +18,7 @@ done
 
 # Written by a script, not by hand.
 readonly GENERATED="src/tokenizer/unicode_data.cc"
-mapfile -t files < <(find include src tests bench fuzz \( -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -not -path "$GENERATED" | sort)
+mapfile -t files < <(find include src python tests bench fuzz \( -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -not -path "$GENERATED" | sort)
 
 case "${1:-}" in
   "") exec "$tool" -i "${files[@]}" ;;

@@ -9,7 +9,7 @@ readonly PACKAGES=(
   libopenmpi-dev openmpi-bin        # ranks over MPI (docs/multi_gpu.md); the build goes on without
   libgtest-dev libbenchmark-dev     # tests and benchmarks
   python3 python3-venv ca-certificates  # scripts/get_model.sh, scripts/check_includes.py
-  python3-numpy python3-pytest          # tests of the Python package
+  python3-dev pybind11-dev python3-numpy python3-pytest  # the Python package and its tests
 )
 
 die() { echo "install_packages: $*" >&2; exit 1; }

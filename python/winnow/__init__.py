@@ -7,8 +7,9 @@ print(session.generate(50).text)
 print(engine.evaluate(text, ["keep08", "auto"]).results)
 """
 
-from ._library import Error, library
+from ._core import version as __version__
+from ._error import Error
 from .engine import Answer, Engine, Evaluation, Model, Policy, Quality, Session, Stage, Stats
 
-__version__: str = library.winnow_version().decode()
 __all__ = ["Answer", "Engine", "Error", "Evaluation", "Model", "Policy", "Quality", "Session", "Stage", "Stats"]
+__all__ += ["__version__"]

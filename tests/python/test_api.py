@@ -1,9 +1,9 @@
 """The Python package over libwinnow.so, on the tiny golden model."""
 
+import importlib.util
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
 from pathlib import Path
@@ -34,6 +34,7 @@ def test_tokens_are_those_of_the_model(engine, golden):
     tokens = engine.tokenize(golden["text"])
     assert tokens.dtype == np.int32
     assert engine.detokenize(tokens).strip() == golden["text"].strip()
+    assert not tokens.flags.owndata and tokens.flags.writeable  # the library's memory, not copied
     assert engine.tokenize("").size <= 1  # nothing but a begin-of-text token
 
 
@@ -103,7 +104,7 @@ def test_evaluation_compares_with_dense(engine, golden):
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda e: winnow.Engine("/nothing/there.gguf"), "io", "there.gguf"),
+        (lambda e: winnow.Engine("/nothing/there.gguf"), "i/o", "there.gguf"),
         (lambda e: winnow.Engine(), "bad argument", "name a model"),
         (lambda e: winnow.Engine("x", precision="fp4"), "bad argument", "fp4"),
         (lambda e: winnow.Engine("x", kv="q4"), "bad argument", "q4"),
@@ -143,6 +144,19 @@ def test_other_threads_run_during_a_call(engine):
         worker.join(0.001)
     waits.append(time.monotonic() - last)
     assert took and max(waits) < 0.7 * took[0]  # with the interpreter's lock held, the call would be one wait
+
+
+def test_ctrl_c_ends_a_call(engine):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    text = "wind and corn. the old mill " * 4000
+    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.evaluate(text, [STAGES], length=300, windows=60)
+        timer.join()  # a fast machine may have finished by now
+        time.sleep(1)
+    signal.signal(signal.SIGINT, before)
+    assert engine.session().prefill([1, 2, 3]).ndim == 1
 
 
 def test_closing_during_a_call_waits_for_its_end():
@@ -197,10 +211,20 @@ def test_a_callback_may_not_use_its_engine(engine):
         engine.session().prefill([1, 2], progress=lambda share: session.prefill([1]))
 
 
-def test_the_example_runs():
-    example = Path(__file__).parents[2] / "examples" / "policy_evaluation.py"
-    command = [sys.executable, str(example), str(GOLDEN / "tiny-llama.gguf"), "--length", "300", "--windows", "2",
-               "--policies", "pooled=0.9"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
-    assert done.returncode == 0, done.stderr
-    assert "pooled=0.9" in done.stdout
+def test_the_notebook_runs(tmp_path):
+    """Its code cells one after the other, as Jupyter would; cells that need a package which is not here are left out."""
+    notebook = json.loads((Path(__file__).parents[2] / "examples" / "policy_evaluation.ipynb").read_text())
+    (tmp_path / "text.txt").write_text("wind and corn. the old mill " * 400)
+    parameters = {"model": str(GOLDEN / "tiny-llama.gguf"), "text_file": str(tmp_path / "text.txt"), "length": 300,
+                  "windows": 2, "policies": ["dense", "pooled=0.9", STAGES]}  # fmt: skip
+    names = {}
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        missing = [tag for tag in tags if tag.startswith("needs-") and not importlib.util.find_spec(tag[6:])]
+        if cell["cell_type"] != "code" or missing:
+            continue
+        exec("".join(cell["source"]), names)
+        if "parameters" in tags:
+            names.update(parameters)
+    assert [quality.windows for quality in names["found"].results] == [2, 2, 2]
+    assert names["found"].results[0].kl == 0
