@@ -92,7 +92,7 @@ json memory_json(const WeightSource& source, const Architecture& arch, const Ins
   const Policy policy = parse_policy(options.policy, model_facts(arch));
   check_policy_fits_caches(policy, engine.kv);
   const auto backend = make_backend(engine);
-  const std::int64_t loaded = loaded_bytes(decode_form_bytes(source, arch, *backend), arch, arch, *backend);
+  const std::int64_t loaded = loaded_bytes(source, arch, whole_model(arch), *backend).total();
   const std::int64_t program = program_bytes(arch, *backend);
   json result = json::array();
   for (const std::int64_t length : example_lengths(arch.context)) {

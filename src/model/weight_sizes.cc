@@ -2,90 +2,105 @@
 
 #include <fmt/format.h>
 
-#include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "backends/weight_forms.h"
+#include "model/weights.h"
 
 namespace winnow {
 namespace {
 
-// Elements of the table that a backend keeps beside the head; 0 where the head is the table.
-std::int64_t table_elements(const Architecture& arch, const Backend& backend) {
-  return backend.keeps_embeddings() && !arch.tied_embeddings ? arch.vocab * arch.model_dim : 0;
-}
+// Rows that are taken of a tensor.
+struct Rows {
+  std::string tensor;
+  std::int64_t count = 0;
+};
 
-class DecodeFormSizes {
+class PartSizes {
  public:
-  DecodeFormSizes(const WeightSource& source, const WeightForms& forms)
-      : source_(source), forms_(forms), tensors_(source.tensors()) {
-    for (const TensorInfo& tensor : tensors_) by_name_.emplace(tensor.name, &tensor);
+  PartSizes(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+            const Backend& backend)
+      : source_(source),
+        arch_(arch),
+        part_(part),
+        backend_(backend),
+        forms_(dynamic_cast<const WeightForms*>(&backend)) {}
+
+  LoadedBytes sum() {
+    add_head();
+    for (std::int64_t layer = part_.layers.begin; layer < part_.layers.end(); ++layer) add_layer(layer);
+    if (arch_.rope_theta != 0) {
+      const std::int64_t tables = arch_.sliding_rope_theta == 0 ? 1 : 2;
+      bytes_.rope = tables * arch_.context * arch_.rotary_dim * static_cast<std::int64_t>(sizeof(float));
+    }
+    return bytes_;
   }
 
-  bool has(const std::string& name) const { return by_name_.contains(name); }
+ private:
+  void add_head() {
+    const TensorNames& names = arch_.names;
+    const bool own_head = source_.find(names.lm_head) != nullptr;
+    const Range model_dim{0, arch_.model_dim};
+    if (part_.vocab.count > 0) {
+      add({{own_head ? names.lm_head : names.embedding, part_.vocab.count}}, model_dim);
+    }
+    if (keeps_table(source_, arch_, part_, backend_)) add({{names.embedding, arch_.vocab}}, model_dim);
+  }
 
-  // Of the named tensors as one matrix, one below the other: all of its parts have the form, or it has none.
-  std::int64_t matrix(const std::vector<std::string>& parts) const {
+  void add_layer(std::int64_t layer) {
+    const auto name = [&](const std::string& pattern) { return fmt::format(fmt::runtime(pattern), layer); };
+    const TensorNames& names = arch_.names;
+    const Range model_dim{0, arch_.model_dim}, q = part_.heads.times(arch_.head_dim);
+    const std::int64_t kv = part_.kv_heads.count * arch_.head_dim;
+    if (names.qkv.empty()) {
+      add({{name(names.q), q.count}, {name(names.k), kv}, {name(names.v), kv}}, model_dim);
+    } else {
+      add({{name(names.qkv), q.count + 2 * kv}}, model_dim);
+    }
+    add({{name(names.attention_out), arch_.model_dim}}, q);
+    std::vector<Rows> up{{name(names.up), part_.ffn.count}};
+    if (arch_.gated()) up.push_back({name(names.gate), part_.ffn.count});
+    add(up, model_dim);
+    add({{name(names.down), arch_.model_dim}}, part_.ffn);
+  }
+
+  // One matrix, of the columns `taken` of its tensors.
+  void add(const std::vector<Rows>& parts, Range taken) {
+    std::int64_t rows = 0;
+    for (const Rows& part : parts) rows += part.count;
+    const std::int64_t elements = rows * taken.count;
+    bytes_.packed +=
+        forms_ != nullptr ? forms_->packed_bytes(elements) : dtype_bytes(backend_.compute_dtype(), elements);
+    if (forms_ != nullptr) bytes_.decode_forms += decode_form(parts, taken);
+  }
+
+  // All of a matrix has the form, or none of it.
+  std::int64_t decode_form(const std::vector<Rows>& parts, Range taken) const {
     std::int64_t bytes = 0;
-    for (const std::string& name : parts) {
-      const auto found = by_name_.find(name);
-      if (found == by_name_.end() || !source_.has_stored_rows(*found->second)) return 0;
-      const TensorInfo& tensor = *found->second;
-      const auto part = forms_.decode_form_bytes(tensor.dtype, tensor.shape[0], tensor.shape[1]);
-      if (!part) return 0;
-      bytes += *part;
+    for (const Rows& part : parts) {
+      const TensorInfo* tensor = source_.find(part.tensor);
+      if (tensor == nullptr || !has_stored_columns(source_, *tensor, taken)) return 0;
+      const auto form = forms_->decode_form_bytes(tensor->dtype, part.count, taken.count);
+      if (!form) return 0;
+      bytes += *form;
     }
     return bytes;
   }
 
- private:
   const WeightSource& source_;
-  const WeightForms& forms_;
-  std::vector<TensorInfo> tensors_;
-  std::map<std::string, const TensorInfo*, std::less<>> by_name_;
+  const Architecture& arch_;
+  const ModelPart& part_;
+  const Backend& backend_;
+  const WeightForms* forms_;  // null: plain rows of the compute type
+  LoadedBytes bytes_;
 };
 
 }  // namespace
 
-std::int64_t packed_bytes(const Architecture& arch, const Backend& backend) {
-  const std::int64_t elements = arch.matrix_elements() + table_elements(arch, backend);
-  const auto* forms = dynamic_cast<const WeightForms*>(&backend);
-  return forms != nullptr ? forms->packed_bytes(elements) : dtype_bytes(backend.compute_dtype(), elements);
-}
-
-std::int64_t decode_form_bytes(const WeightSource& source, const Architecture& arch, const Backend& backend) {
-  const auto* forms = dynamic_cast<const WeightForms*>(&backend);
-  if (forms == nullptr) return 0;
-  const DecodeFormSizes sizes(source, *forms);
-  const TensorNames& names = arch.names;
-  const bool own_head = sizes.has(names.lm_head);
-  std::int64_t bytes = sizes.matrix({own_head ? names.lm_head : names.embedding});
-  if (own_head && table_elements(arch, backend) > 0) bytes += sizes.matrix({names.embedding});
-  for (std::int64_t layer = 0; layer < arch.layers; ++layer) {
-    const auto name = [&](const std::string& pattern) { return fmt::format(fmt::runtime(pattern), layer); };
-    bytes += names.qkv.empty() ? sizes.matrix({name(names.q), name(names.k), name(names.v)})
-                               : sizes.matrix({name(names.qkv)});
-    bytes += sizes.matrix({name(names.attention_out)});
-    bytes += arch.gated() ? sizes.matrix({name(names.gate), name(names.up)}) : sizes.matrix({name(names.up)});
-    bytes += sizes.matrix({name(names.down)});
-  }
-  return bytes;
-}
-
-std::int64_t rope_bytes(const Architecture& arch) {
-  if (arch.rope_theta == 0) return 0;
-  const std::int64_t tables = arch.sliding_rope_theta == 0 ? 1 : 2;
-  return tables * arch.context * arch.rotary_dim * static_cast<std::int64_t>(sizeof(float));
-}
-
-std::int64_t loaded_bytes(std::int64_t decode_forms, const Architecture& arch, const Architecture& part,
-                          const Backend& backend) {
-  const double share =
-      static_cast<double>(part.matrix_elements()) / static_cast<double>(arch.matrix_elements());
-  return packed_bytes(part, backend) + static_cast<std::int64_t>(share * static_cast<double>(decode_forms)) +
-         rope_bytes(part);
+LoadedBytes loaded_bytes(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                         const Backend& backend) {
+  return PartSizes(source, arch, part, backend).sum();
 }
 
 }  // namespace winnow

@@ -6,21 +6,19 @@
 #include "backends/backend.h"
 #include "formats/weight_source.h"
 #include "model/architecture.h"
+#include "model/model_part.h"
 
 namespace winnow {
 
-// Bytes of the model's matrices as `backend` packs them for prefill.
-std::int64_t packed_bytes(const Architecture& arch, const Backend& backend);
+struct LoadedBytes {
+  std::int64_t packed = 0;        // matrices as the backend packs them for prefill
+  std::int64_t decode_forms = 0;  // that it adds to the file's quantised matrices (WeightForms)
+  std::int64_t rope = 0;          // cos and sin of every position
+  std::int64_t total() const { return packed + decode_forms + rope; }
+};
 
-// Bytes of the forms for decoding that `backend` adds to the file's quantised matrices (WeightForms).
-std::int64_t decode_form_bytes(const WeightSource& source, const Architecture& arch, const Backend& backend);
-
-// Bytes of cos and sin of every position.
-std::int64_t rope_bytes(const Architecture& arch);
-
-// All of it, of the part of the model that `part` gives the sizes of (part_of()). `decode_forms` are the
-// whole model's; a part's share of them is taken to be its share of the elements.
-std::int64_t loaded_bytes(std::int64_t decode_forms, const Architecture& arch, const Architecture& part,
-                          const Backend& backend);
+// Of the matrices that `part` takes of the model, an embedding table that `backend` keeps among them.
+LoadedBytes loaded_bytes(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                         const Backend& backend);
 
 }  // namespace winnow

@@ -73,10 +73,9 @@ class Loader {
       weights.lm_head = linear({{head, arch_.vocab, part_.vocab}}, arch_.model_dim, all_columns);
     }
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
-    const bool head_is_table = !own_head && part_.vocab == all_rows;
     if (!arch_.names.position_embedding.empty()) {
       find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
-    } else if (backend_.keeps_embeddings() && part_.layers.begin == 0 && !head_is_table) {
+    } else if (keeps_table(source_, arch_, part_, backend_)) {
       weights.embedding =
           linear({{arch_.names.embedding, arch_.vocab, all_rows}}, arch_.model_dim, all_columns).weight;
     }
@@ -208,9 +207,7 @@ class Loader {
     std::vector<StoredRows> stored;
     for (const Rows& part : parts) {
       const TensorInfo* tensor = source_.find(part.tensor);
-      const std::int64_t block = dtype_info(tensor->dtype).block_elements;
-      if (!source_.has_stored_rows(*tensor) || taken.begin % block != 0 || taken.count % block != 0)
-        return {};
+      if (!has_stored_columns(source_, *tensor, taken)) return {};
       stored.push_back({tensor->dtype, part.taken.count,
                         [this, tensor, columns, taken, rows = part.taken](
                             std::int64_t begin, std::int64_t end, std::span<std::byte> out) {
@@ -306,6 +303,19 @@ float embedding_scale(const Architecture& arch, DType table) {
 }
 
 }  // namespace
+
+bool keeps_table(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                 const Backend& backend) {
+  const bool own_head = source.find(arch.names.lm_head) != nullptr;
+  const bool head_is_table = !own_head && part.vocab == Range{0, arch.vocab};
+  return backend.keeps_embeddings() && arch.names.position_embedding.empty() && part.layers.begin == 0 &&
+         !head_is_table;
+}
+
+bool has_stored_columns(const WeightSource& source, const TensorInfo& tensor, Range columns) {
+  const std::int64_t block = dtype_info(tensor.dtype).block_elements;
+  return source.has_stored_rows(tensor) && columns.begin % block == 0 && columns.count % block == 0;
+}
 
 ModelWeights load_weights(const WeightSource& source, const Architecture& arch, const ModelPart& part,
                           Backend& backend, const std::function<void(double)>& progress) {

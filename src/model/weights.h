@@ -50,6 +50,14 @@ struct ModelWeights {
   bool has_decode_forms = true;   // all of them (Weight::has_decode_form)
 };
 
+// Whether `part` has the whole embedding table beside its rows of the head: it reads tokens with a backend
+// that keeps embeddings, and its head is not that table.
+bool keeps_table(const WeightSource& source, const Architecture& arch, const ModelPart& part,
+                 const Backend& backend);
+
+// Whether these columns of a tensor can be read as the file has them: they are whole blocks.
+bool has_stored_columns(const WeightSource& source, const TensorInfo& tensor, Range columns);
+
 // Reads and packs everything of `part`; the embedding table stays in the file unless the backend keeps
 // embeddings. `progress` is told the share done (0..1). Error(kBadFormat) names a tensor that is missing or
 // has another shape (expected and found).

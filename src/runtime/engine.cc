@@ -36,23 +36,6 @@ std::int64_t reclaimable_bytes() {
   return total;
 }
 
-// `decode_forms`: decode_form_bytes() of the model.
-MemoryEstimate sum_of(std::span<const ModelPart> parts, std::int64_t decode_forms, const Architecture& arch,
-                      const Backend& backend, std::int64_t prompt_tokens, std::int64_t new_tokens,
-                      const Policy& policy, KvType kv, std::int64_t earlier_rows = 0) {
-  MemoryEstimate sum;
-  for (const ModelPart& part : parts) {
-    const Architecture own = part_of(arch, part);
-    const MemoryEstimate one =
-        estimate_memory(loaded_bytes(decode_forms, arch, own, backend), own, backend, prompt_tokens,
-                        new_tokens, policy, part.layers.begin, kv, earlier_rows);
-    sum.weights += one.weights;
-    sum.kv += one.kv;
-    sum.activations += one.activations;
-  }
-  return sum;
-}
-
 // What ranks give each other goes through the hosts' memory or from GPU to GPU, the same way for all.
 void check_one_kind(const std::vector<std::string>& devices) {
   const auto is_gpu = [](const std::string& device) { return cuda_device(device).has_value(); };
@@ -190,7 +173,9 @@ void Engine::load(const EngineOptions& options) {
                     .sums = !part().sums_whole,
                     .most_columns = arch_.model_dim});
   }
-  decode_form_bytes_ = decode_form_bytes(*source_, arch_, *backend_);
+  for (const ModelPart& part : parts_) {
+    sizes_.push_back({part, loaded_bytes(*source_, arch_, part, *backend_).total()});
+  }
   find_memory_sharers();
   check_weights_fit();
   if (ranks_) ranks_->barrier();  // before any of them takes memory that another one looks at
@@ -206,27 +191,22 @@ void Engine::load(const EngineOptions& options) {
 }
 
 void Engine::find_memory_sharers() {
-  parts_in_memory_ = {part()};
+  in_memory_ = sizes_;
   if (!ranks_) return;
   const int none = -1 - ranks_->rank();  // a GPU's memory is its rank's
   const auto memories = ranks_->gather(backend_->shares_host_memory() ? ranks_->host() : none);
-  parts_in_memory_.clear();
+  in_memory_.clear();
   for (std::size_t rank = 0; rank < memories.size(); ++rank) {
     if (memories[rank] == memories[static_cast<std::size_t>(this->rank())]) {
-      parts_in_memory_.push_back(parts_[rank]);
+      in_memory_.push_back(sizes_[rank]);
     }
   }
 }
 
 void Engine::check_weights_fit() const {
-  check_fits([&](std::span<const ModelPart> parts, std::int64_t available, const char* whose) {
+  check_fits([&](std::span<const SizedPart> parts, std::int64_t available, const char* whose) {
     std::int64_t needed = 0;
-    for (const ModelPart& part : parts) {
-      needed += loaded_bytes(decode_form_bytes_, arch_, part_of(arch_, part), *backend_);
-    }
-    if (ranks_ && backend_->keeps_embeddings()) {  // the table is whole on every rank that reads tokens
-      needed += dtype_bytes(backend_->compute_dtype(), arch_.vocab * arch_.model_dim);
-    }
+    for (const SizedPart& part : parts) needed += part.weights;
     if (needed <= available) return;
     fail(ErrorCode::kOutOfMemory, "{}: the weights need {} MiB, {} has {} MiB free", source_->path(),
          needed >> 20, whose, available >> 20);
@@ -235,9 +215,8 @@ void Engine::check_weights_fit() const {
 
 void Engine::check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, const Policy& policy,
                                std::int64_t earlier_rows) const {
-  check_fits([&](std::span<const ModelPart> parts, std::int64_t available, const char* whose) {
-    const MemoryEstimate estimate = sum_of(parts, decode_form_bytes_, arch_, *backend_, tokens, new_tokens,
-                                           policy, kv_type_, earlier_rows);
+  check_fits([&](std::span<const SizedPart> parts, std::int64_t available, const char* whose) {
+    const MemoryEstimate estimate = sum_of(parts, tokens, new_tokens, policy, earlier_rows);
     const std::int64_t needed = estimate.kv + estimate.activations;
     if (needed <= available) return;
     fail(ErrorCode::kOutOfMemory,
@@ -249,10 +228,10 @@ void Engine::check_prompt_fits(std::int64_t tokens, std::int64_t new_tokens, con
 // The host's memory is there once for all ranks on it; a process's address space is its own.
 void Engine::check_fits(const MemoryCheck& check) const {
   const std::int64_t free = backend_->free_bytes();
-  if (free >= 0) return check(parts_in_memory_, free, "the GPU");
+  if (free >= 0) return check(in_memory_, free, "the GPU");
   const std::int64_t system = system_memory_bytes(), addresses = address_space_bytes();
-  if (system >= 0) check(parts_in_memory_, system, "the system");
-  if (addresses >= 0) check({&part(), 1}, addresses, "the process's address space");
+  if (system >= 0) check(in_memory_, system, "the system");
+  if (addresses >= 0) check(own_size(), addresses, "the process's address space");
 }
 
 const Tokenizer& Engine::tokenizer() const {
@@ -268,15 +247,33 @@ const AttentionCosts& Engine::attention_costs(const BlockRule& rule) const {
   });
 }
 
+std::span<const Engine::SizedPart> Engine::own_size() const {
+  return {&sizes_[static_cast<std::size_t>(rank())], 1};
+}
+
+MemoryEstimate Engine::sum_of(std::span<const SizedPart> parts, std::int64_t prompt_tokens,
+                              std::int64_t new_tokens, const Policy& policy,
+                              std::int64_t earlier_rows) const {
+  MemoryEstimate sum;
+  for (const SizedPart& sized : parts) {
+    const MemoryEstimate one =
+        estimate_memory(sized.weights, part_of(arch_, sized.part), *backend_, prompt_tokens, new_tokens,
+                        policy, sized.part.layers.begin, kv_type_, earlier_rows);
+    sum.weights += one.weights;
+    sum.kv += one.kv;
+    sum.activations += one.activations;
+  }
+  return sum;
+}
+
 MemoryEstimate Engine::estimate(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                 const Policy& policy) const {
-  return sum_of(parts_, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy, kv_type_);
+  return sum_of(sizes_, prompt_tokens, new_tokens, policy);
 }
 
 MemoryEstimate Engine::estimate_here(std::int64_t prompt_tokens, std::int64_t new_tokens,
                                      const Policy& policy, std::int64_t earlier_rows) const {
-  return sum_of({&part(), 1}, decode_form_bytes_, arch_, *backend_, prompt_tokens, new_tokens, policy,
-                kv_type_, earlier_rows);
+  return sum_of(own_size(), prompt_tokens, new_tokens, policy, earlier_rows);
 }
 
 }  // namespace winnow

@@ -100,23 +100,31 @@ class Engine {
                          std::int64_t earlier_rows) const;
 
  private:
+  // A rank's part and the bytes of its weights.
+  struct SizedPart {
+    ModelPart part;
+    std::int64_t weights = 0;
+  };
   // Throws when what these parts need is more than the bytes that `whose` memory has.
   using MemoryCheck =
-      std::function<void(std::span<const ModelPart> parts, std::int64_t available, const char* whose)>;
+      std::function<void(std::span<const SizedPart> parts, std::int64_t available, const char* whose)>;
 
   Engine() = default;
   void load(const EngineOptions& options);
   void find_memory_sharers();
+  std::span<const SizedPart> own_size() const;
+  MemoryEstimate sum_of(std::span<const SizedPart> parts, std::int64_t prompt_tokens, std::int64_t new_tokens,
+                        const Policy& policy, std::int64_t earlier_rows = 0) const;
   void check_weights_fit() const;
   void check_fits(const MemoryCheck& check) const;
   std::unique_ptr<WeightSource> source_;
   Architecture arch_, part_arch_;
   std::shared_ptr<Communicator> ranks_;
   std::vector<ModelPart> parts_;
-  std::vector<ModelPart> parts_in_memory_;  // of the ranks whose backends share this one's memory, itself too
+  std::vector<SizedPart> sizes_;      // of all ranks
+  std::vector<SizedPart> in_memory_;  // of the ranks whose backends share this one's memory, itself too
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::int64_t decode_form_bytes_ = 0;  // of the whole model
   ModelWeights weights_;
   std::unique_ptr<Workspace> workspace_;
   std::function<AttentionCosts(const BlockRule&)> measure_costs_;
