@@ -1,15 +1,16 @@
 #include "ranks/shared_ranks.h"
 
-#include <sched.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
+#include <climits>
+#include <ctime>
 #include <mutex>
 #include <new>
-#include <thread>
 #include <utility>
 
 #include "core/check.h"
@@ -27,6 +28,7 @@ constexpr std::int32_t kNobody = -1;
 struct SharedRegion::Header {
   std::atomic<std::uint32_t> generation{0};       // meetings so far
   std::atomic<std::uint32_t> arrived{0};          // at the next one
+  std::atomic<std::uint32_t> asleep{0};           // until there is one more
   std::atomic<std::int32_t> stopped_by{kNobody};  // the first rank that failed; its reason() is complete
 };
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
@@ -34,6 +36,16 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
               "processes share them");
 
 namespace {
+
+// std::atomic's own waiting is within one process. Returns when woken, when `value` is not `old`, and now and
+// then.
+void sleep_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  const timespec most{0, 20'000'000};
+  syscall(SYS_futex, &value, FUTEX_WAIT, old, &most, nullptr, 0);
+}
+void wake_all(const std::atomic<std::uint32_t>& value) {
+  syscall(SYS_futex, &value, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
 
 class SharedCommunicator final : public Communicator {
  public:
@@ -49,10 +61,11 @@ class SharedCommunicator final : public Communicator {
     const std::uint32_t generation = header_.generation.load(std::memory_order_acquire);
     if (header_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<std::uint32_t>(size())) {
       header_.arrived.store(0, std::memory_order_relaxed);
-      header_.generation.store(generation + 1, std::memory_order_release);
+      header_.generation.store(generation + 1);
+      if (header_.asleep.load() > 0) wake_all(header_.generation);
       return;
     }
-    wait_while([&] { return header_.generation.load(std::memory_order_acquire) == generation; });
+    wait_for_meeting_after(generation);
   }
 
   void broadcast(std::span<std::byte> data, int root) override {
@@ -96,6 +109,7 @@ class SharedCommunicator final : public Communicator {
     std::copy_n(why.data(), length, region_->reason(rank_));  // zeros follow
     std::int32_t nobody = kNobody;                            // the first failure is the cause
     header_.stopped_by.compare_exchange_strong(nobody, rank_, std::memory_order_acq_rel);
+    wake_all(header_.generation);
   }
 
   std::string failure() override {
@@ -128,28 +142,22 @@ class SharedCommunicator final : public Communicator {
     if (const std::string why = stop_reason(); !why.empty()) fail(ErrorCode::kUnsupported, "{}", why);
   }
 
-  // Spins for as long as a neighbour's part of an operation may take, then leaves the core to others, then
-  // sleeps: ranks wait for the next prompt this way too.
-  template <class Waiting>
-  void wait_while(Waiting waiting) {
-    constexpr int kSpins = 2000;
-    constexpr std::chrono::microseconds kYielding(3000), kNap(100);
+  // Spins for as long as a neighbour's part of an operation may take, then sleeps: ranks wait for the next
+  // prompt this way too, and where somebody else uses the cores as well, a rank that has slept gets one back
+  // at once when its turn comes.
+  void wait_for_meeting_after(std::uint32_t generation) {
+    constexpr int kSpins = 4000;  // some 100 microseconds
+    const auto met = [&] { return header_.generation.load() != generation; };
     for (int i = 0; i < kSpins; ++i) {
-      if (!waiting()) return;
+      if (met()) return;
 #if defined(__x86_64__)
       __builtin_ia32_pause();
 #endif
     }
-    const auto start = std::chrono::steady_clock::now();
-    for (int turn = 0; waiting(); ++turn) {
-      if (std::chrono::steady_clock::now() - start < kYielding) {
-        sched_yield();
-        continue;
-      }
-      if (turn % 64 == 0) failure();
-      fail_if_stopped();
-      std::this_thread::sleep_for(kNap);
-    }
+    header_.asleep.fetch_add(1);
+    while (!met() && failure().empty()) sleep_while(header_.generation, generation);
+    header_.asleep.fetch_sub(1);
+    if (!met()) fail_if_stopped();
   }
 
   std::shared_ptr<SharedRegion> region_;
