@@ -92,10 +92,21 @@ def check_view(page, url, policy):
     page.wait("Number(document.querySelector('#stage').value) === stages.length", "the last stage")
 
 
-def check_keys(page):
-    """The tabs by arrow keys, as someone without a mouse would."""
+def press(page, key, code, **more):
+    page.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+
+def check_keys(page, url):
+    """As someone without a mouse would: Ctrl+Enter asks, Esc stops, the arrow keys go to the other tab."""
+    page.open(url, 1400, 1150, "light")
+    page.wait("document.querySelector('#policy')?.options.length > 0", "the policies", 20)
+    page.value("fillExample(); document.querySelector('#question').focus()")
+    press(page, "Enter", 13, modifiers=2)
+    page.wait("document.querySelector('#result').dataset.state === 'running'", "a question by Ctrl+Enter", 5)
+    press(page, "Escape", 27)
+    page.wait("document.querySelector('#answer-note').textContent === 'stopped'", "an answer stopped by Esc", 20)
     page.value("document.querySelector('#tab-view').focus()")
-    page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+    press(page, "ArrowRight", 39)
     page.wait("!document.querySelector('#chat').hidden && document.activeElement.id === 'tab-chat'", "the chat by arrow key", 5)
 
 
@@ -120,7 +131,7 @@ def main():
                 check_view(page, url, policy)
                 time.sleep(1)  # the last fade
                 page.picture(f"{folder}/{name}.png")
-            check_keys(page)
+            check_keys(page, url)
             page.open(f"{url}/#chat=What%20is%20winnowing%3F", 1000, 700, "light")
             page.wait("document.querySelector('.turn:last-child .note')?.textContent.includes('first token')", "the chat's answer")
             page.picture(f"{folder}/chat.png")
