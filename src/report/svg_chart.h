@@ -18,7 +18,7 @@ struct ChartSeries {
 };
 
 struct ChartOptions {
-  std::string title, x_label, y_label;
+  std::string title = {}, x_label = {}, y_label = {};
   bool log_x = false, log_y = false;
   bool lines = true;      // false: points alone
   bool from_zero = true;  // the y axis begins at 0 (not with log_y)

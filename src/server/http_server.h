@@ -14,8 +14,8 @@ namespace winnow {
 
 struct HttpOptions {
   std::string host = "127.0.0.1";
-  int port = 8080;  // 0: any that is free
-  std::string key;  // clients must send it; "": none
+  int port = 8080;       // 0: any that is free
+  std::string key = {};  // clients must send it; "": none
   std::int64_t max_body_bytes = 8 << 20;
   std::chrono::milliseconds request_time{30000};  // for a request to arrive
   int threads = 160;                              // connections served at once

@@ -18,7 +18,7 @@ struct ServiceOptions {
   std::string model_id;                   // what clients call the model
   std::int64_t default_max_tokens = 512;  // of a chat answer whose request says nothing
   std::int64_t max_prompt_tokens = 0;     // 0: what the context takes
-  std::string session_folder;             // where sessions are kept; "": they are not
+  std::string session_folder = {};        // where sessions are kept; "": they are not
 };
 
 // An answer under way: wait for the job's events, give them to the format. Going away before the job's last

@@ -28,6 +28,7 @@ BlockPlan random_plan(BlockShape shape, std::int64_t heads, std::span<const std:
                  .query_blocks = full.query_blocks,
                  .offsets = {0},
                  .blocks = {},
+                 .held = nullptr,
                  .means = nullptr};
   for (std::int64_t head = 0; head < heads; ++head) {
     for (std::int64_t block = 0; block < full.query_blocks; ++block) {
@@ -158,6 +159,7 @@ TEST_P(SparseAttention, TheReferenceAveragesWhatIsListed) {
                  .query_blocks = 2,
                  .offsets = {0, 1, 3},
                  .blocks = {1, 0, 2},
+                 .held = nullptr,
                  .means = nullptr};
   const auto attend = [&] {
     const TestMatrix out(*backend, backend->compute_dtype(), 8, 1);
@@ -194,6 +196,7 @@ TEST_P(SparseAttention, TheReferenceEqualsACacheWithoutTheOtherBlocks) {
                        .query_blocks = 1,
                        .offsets = {0, 3},
                        .blocks = {0, 2, 3},
+                       .held = nullptr,
                        .means = nullptr};
   const TestMatrix out(*backend, backend->compute_dtype(), 6, shape.q_cols());
   const TestMatrix expected(*backend, backend->compute_dtype(), 6, shape.q_cols());

@@ -158,7 +158,7 @@ TEST(TokenizerGgufLlama, AKeyNamesTheUnknownToken) {
   SpGguf gguf(model.pieces);
   const auto named = [](std::int64_t id) {
     return [id](GgufBytes& file) {
-      file.put_integer("tokenizer.ggml.unknown_token_id", id);
+      file.put_integer("tokenizer.ggml.unknown_token_id", static_cast<std::uint32_t>(id));
       file.put_boolean("tokenizer.ggml.add_space_prefix", false);
     };
   };

@@ -52,7 +52,7 @@ class MpiCommunicator final : public Communicator {
       return;
     }
     for (int rank = 0; rank < size_; ++rank) {
-      const auto part = all.subspan(static_cast<std::size_t>(rank) * own.size(), own.size());
+      const auto part = all.subspan(static_cast<std::size_t>(rank) * own.size()).first(own.size());
       if (rank == rank_) std::copy(own.begin(), own.end(), part.begin());
       broadcast(part, rank);
     }
