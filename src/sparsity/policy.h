@@ -38,7 +38,7 @@ struct TokenPolicy {
   std::int64_t window = 64;                        // last queries that vote (attention)
   QueryReduction queries = QueryReduction::kMean;  // how the window's queries are combined (attention)
   HeadReduction heads = HeadReduction::kMax;       // (attention, where a stage asks all heads)
-  std::int64_t pool = 7;     // width of the max-pool over neighbours (attention); 1: none
+  std::int64_t pool = 7;     // width of the max-pool over neighbours (attention, learned); 1: none
   double recency_mix = 0.0;  // 0..1: weight of a token's rank by position beside its rank by score
   double quota = 1.0;  // 0..1: share of the tokens a stage chooses that go by score; the rest: the latest
   std::string scorer_file;             // (learned); relative to the working directory, or absolute

@@ -119,20 +119,41 @@ class NormScorer final : public Scorer {
   Backend& backend_;
 };
 
-// The last step of any scorer, when the policy asks for it.
-class RecencyMixer final : public Scorer {
+// A scorer whose scores are changed once they are there.
+class ChangedScorer : public Scorer {
  public:
-  RecencyMixer(std::unique_ptr<Scorer> scorer, double mix) : scorer_(std::move(scorer)), mix_(mix) {}
+  explicit ChangedScorer(std::unique_ptr<Scorer> scorer) : scorer_(std::move(scorer)) {}
   bool needs_hidden() const override { return scorer_->needs_hidden(); }
   bool watches(std::int64_t layer) const override { return scorer_->watches(layer); }
   void watch(std::int64_t layer, const ScorerInput& input) override { scorer_->watch(layer, input); }
   void score(const ScorerInput& input, std::span<float> scores) override {
     scorer_->score(input, scores);
-    mix_recency(scores, mix_);
+    change(scores);
   }
 
  private:
+  virtual void change(std::span<float> scores) const = 0;
   std::unique_ptr<Scorer> scorer_;
+};
+
+// A salient token keeps its neighbours.
+class PooledScorer final : public ChangedScorer {
+ public:
+  PooledScorer(std::unique_ptr<Scorer> scorer, std::int64_t width)
+      : ChangedScorer(std::move(scorer)), width_(width) {}
+
+ private:
+  void change(std::span<float> scores) const override { max_pool(scores, width_); }
+  std::int64_t width_;
+};
+
+// The last step of any scorer, when the policy asks for it.
+class RecencyMixer final : public ChangedScorer {
+ public:
+  RecencyMixer(std::unique_ptr<Scorer> scorer, double mix) : ChangedScorer(std::move(scorer)), mix_(mix) {}
+
+ private:
+  void change(std::span<float> scores) const override { mix_recency(scores, mix_); }
   double mix_;
 };
 
@@ -151,7 +172,8 @@ std::unique_ptr<Scorer> make_plain_scorer(const TokenPolicy& policy, std::int64_
     case ScorerKind::kRecency: return std::make_unique<RecencyScorer>();
     case ScorerKind::kRandom: return std::make_unique<RandomScorer>(policy.seed);
     case ScorerKind::kNorm: return std::make_unique<NormScorer>(backend);
-    case ScorerKind::kLearned: return make_learned_scorer(policy, model_dim, backend);
+    case ScorerKind::kLearned:
+      return std::make_unique<PooledScorer>(make_learned_scorer(policy, model_dim, backend), policy.pool);
     case ScorerKind::kOracle:
       fail(ErrorCode::kUnsupported,
            "the scorer oracle looks at the text that follows the prompt: only winnow eval can run it");

@@ -6,6 +6,7 @@
 
 #include "formats/safetensors.h"
 #include "sparsity/scorer.h"
+#include "sparsity/token_pruner.h"
 #include "support/backend_test_util.h"
 #include "support/format_testing.h"
 
@@ -19,6 +20,7 @@ std::string golden_file(const char* name) { return std::string(WINNOW_TEST_DATA 
 TokenPolicy learned(const std::string& file, std::vector<std::int64_t> layers = {4, 7}) {
   TokenPolicy policy;
   policy.scorer = ScorerKind::kLearned;
+  policy.pool = 1;
   policy.scorer_file = file;
   for (const std::int64_t layer : layers) policy.stages.push_back({layer, 0.5, std::nullopt});
   return policy;
@@ -62,6 +64,22 @@ TEST(LearnedScorer, AgreesWithPyTorch) {
     compare_with_pytorch(*make_reference_backend(precision));
     compare_with_pytorch(*make_cpu_backend(precision, 2));
   }
+}
+
+TEST(LearnedScorer, PoolsWhereThePolicySaysSo) {
+  const auto backend = make_reference_backend(Precision::kF32);
+  const SafetensorsFile cases(golden_file("cases.safetensors"));
+  const TestMatrix hidden(*backend, DType::kF32, kRows, kHidden, floats(cases, "hidden"));
+  ScorerInput input;
+  input.layer = 4;
+  input.hidden = hidden.view();
+  TokenPolicy policy = learned(golden_file("scorer.safetensors"));
+  std::vector<float> plain(kRows), pooled(kRows);
+  make_scorer(policy, kHidden, *backend)->score(input, plain);
+  policy.pool = 15;
+  make_scorer(policy, kHidden, *backend)->score(input, pooled);
+  max_pool(plain, 15);
+  EXPECT_EQ(pooled, plain);
 }
 
 struct Tensor {

@@ -38,6 +38,7 @@ class ScorerFileTest : public ::testing::Test {
   static TokenPolicy policy(const std::string& file, std::int64_t layer = 3) {
     TokenPolicy result;
     result.scorer = ScorerKind::kLearned;
+    result.pool = 1;
     result.scorer_file = file;
     result.stages = {{layer, 0.5, std::nullopt}};
     return result;

@@ -65,6 +65,7 @@ Policy policy_for(const TrainingSettings& settings) {
   Policy policy;
   policy.tokens = settings.policy;
   policy.tokens.scorer = ScorerKind::kLearned;
+  policy.tokens.pool = 1;
   policy.tokens.scorer_file = settings.output;
   return policy;
 }
