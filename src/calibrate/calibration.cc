@@ -499,6 +499,9 @@ class Calibration::Search {
       policies.push_back(
           named(fmt::format("{}{} ({})", scorer_name(scorer), ceiling, stages_text(best)), policy));
     }
+    // Learned scorers stand at the stages they were trained for.
+    if (!shipped_scorers(engine_.facts()).empty())
+      policies.push_back(named("keep08:learned", parse_policy("keep08:learned", engine_.facts())));
     const double rows = best.stages.empty() ? 0.5 : result_.best.kv_share;
     for (const EvictionKind kind : {EvictionKind::kSnapKv, EvictionKind::kH2o}) {
       EvalPolicy policy = named(fmt::format("{}={:.2f}", eviction_name(kind), rows), {});

@@ -134,19 +134,6 @@ Policy calibrated_policy(const ModelFacts& model) {
        model.name.empty() ? "this model" : printable(model.name), kPresetNames);
 }
 
-// The scorers that came with winnow for this very model; empty when there are none.
-std::string shipped_scorers(const ModelFacts& model) {
-  for (const std::string& folder : data_folders()) {
-    for (const std::string& path : files_beside_policies(folder, ".safetensors")) {
-      const ScorerFile file(path);
-      if (file.version() > 1 && !model.shape_hash.empty() &&
-          file.description().shape_hash == model.shape_hash)
-        return path;
-    }
-  }
-  return "";
-}
-
 Policy preset_or_file(const std::string& base, const ModelFacts& model) {
   if (base == "dense") return {};
   if (const double* keep = find_named<double>(kSchedules, base)) return schedule(base, *keep, model);
@@ -239,6 +226,18 @@ void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string&
 }
 
 }  // namespace
+
+std::string shipped_scorers(const ModelFacts& model) {
+  for (const std::string& folder : data_folders()) {
+    for (const std::string& path : files_beside_policies(folder, ".safetensors")) {
+      const ScorerFile file(path);
+      if (file.version() > 1 && !model.shape_hash.empty() &&
+          file.description().shape_hash == model.shape_hash)
+        return path;
+    }
+  }
+  return "";
+}
 
 bool is_scorer_name(std::string_view name) { return find_named<ScorerKind>(kScorers, name) != nullptr; }
 

@@ -111,6 +111,10 @@ struct ModelFacts {
 // JSON, a key given twice or more than 1 MiB are Error(kBadFormat).
 Policy parse_policy(const std::string& text, const ModelFacts& model);
 
+// The file of the scorers that came with winnow for this very model, which keep08:learned takes; empty when
+// there are none.
+std::string shipped_scorers(const ModelFacts& model);
+
 // The same stages under another scorer, which has its default settings and asks no particular heads.
 TokenPolicy with_scorer(TokenPolicy tokens, ScorerKind scorer);
 
