@@ -17,7 +17,7 @@ SOURCES = ROOT / "src"
 
 # Headers (or folders of headers, ending in "/") -> where they may be included, relative to src/.
 CONFINED = {
-    "dnnl.hpp": ["backends/cpu/gemm_onednn.cc", "backends/cpu/int8_gemm.cc", "backends/cpu/product_onednn.cc"],
+    "dnnl.hpp": ["backends/cpu/onednn_products.h", "backends/cpu/product_onednn.cc"],
     "immintrin.h": ["backends/cpu/"],
     "omp.h": ["backends/cpu/", "cli/provenance.cc"],
     "hwy/": ["backends/cpu/"],

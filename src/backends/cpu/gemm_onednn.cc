@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <dnnl.hpp>
-#include <map>
-#include <mutex>
-#include <tuple>
 #include <vector>
 
 #include "backends/cpu/bf16_panels.h"
 #include "backends/cpu/kernels.h"
-#include "backends/cpu/onednn_threads.h"
+#include "backends/cpu/onednn_products.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/stored_weight.h"
 #include "core/check.h"
@@ -23,9 +19,9 @@ using dnnl::memory;
 // Below this many rows per thread a product is split by output feature instead of by row: reading the weights
 // decides its time then, and every thread should read its own part of them.
 constexpr std::int64_t kMinRowsPerThread = 64;
-// oneDNN makes (and compiles) a primitive for every number of rows, about a millisecond each, and pruned
-// prompts have any number at every stage. So products are made of pieces: a multiple of kLargePiece rows, and
-// a rest that is padded to a multiple of kSmallPiece in a copy.
+// oneDNN makes a primitive for every number of rows, and pruned prompts have any number at every stage. So
+// products are made of pieces: a multiple of kLargePiece rows, and a rest that is padded to a multiple of
+// kSmallPiece in a copy.
 constexpr std::int64_t kLargePiece = 64, kSmallPiece = 16;
 // Weights are packed in the layout oneDNN prefers for this many rows; every other row count then uses that
 // layout.
@@ -76,64 +72,18 @@ class PackedWeight final : public Weight {
   bool has_panels_;
 };
 
-struct ProductKey {
-  std::int64_t rows, in_features, out_features;
-  DType y_dtype;
-  bool accumulate, bias;
-  int threads;
-  auto operator<=>(const ProductKey&) const = default;
-};
-
-struct Product {
-  dnnl::matmul::primitive_desc desc;
-  dnnl::matmul primitive;
-};
-
 }  // namespace
 
 struct Gemm::Impl {
+  Impl(DType dtype_in, int threads_in)
+      : dtype(dtype_in), threads(threads_in), products(threads_in), padded(threads_in) {}
+
   DType dtype;
   int threads;
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  std::mutex mutex;  // guards `products`
-  std::map<ProductKey, Product> products;
-  std::vector<dnnl::stream> streams;  // one a thread
-  std::vector<Buffer> scratchpads;    // one a thread, grown to the largest product seen
-  std::vector<Buffer> padded;         // one a thread: x and y of a padded rest
+  OnednnProducts products;
+  std::vector<Buffer> padded;  // one a thread: x and y of a padded rest
   const StoredKernels& stored_kernels = choose_stored_kernels();
   Buffer decode_rows;  // activations of a product on decode forms
-
-  dnnl::matmul::primitive_desc describe(const ProductKey& key, const memory::desc& weights) const {
-    const ThreadsForNewPrimitives scope(key.threads);
-    const memory::desc x({key.rows, key.in_features}, onednn_type(dtype), memory::format_tag::ab);
-    const memory::desc y({key.rows, key.out_features}, onednn_type(key.y_dtype), memory::format_tag::ab);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (key.accumulate) {
-      dnnl::post_ops sum;
-      sum.append_sum(1.0f);
-      attributes.set_post_ops(sum);
-    }
-    if (!key.bias) return {dnnl::matmul::desc(x, weights, y), attributes, engine};
-    const memory::desc bias({1, key.out_features}, memory::data_type::f32, memory::format_tag::ab);
-    return {dnnl::matmul::desc(x, weights, bias, y), attributes, engine};
-  }
-
-  const Product& product(const ProductKey& key, const memory::desc& weights) {
-    const std::lock_guard lock(mutex);
-    auto found = products.find(key);
-    if (found == products.end()) {
-      const auto desc = describe(key, weights);
-      const ThreadsForNewPrimitives scope(key.threads);
-      found = products.emplace(key, Product{desc, dnnl::matmul(desc)}).first;
-    }
-    return found->second;
-  }
-
-  void reserve_scratchpad(int thread, const Product& product) {
-    const auto bytes = static_cast<std::int64_t>(product.desc.scratchpad_desc().get_size());
-    if (scratchpads[thread].bytes() < bytes) scratchpads[thread] = Buffer::host(bytes);
-  }
 
   // Rows [begin, begin + rows.rows) of a weight.
   void convert(const RowReader& reader, std::int64_t begin, const MatrixView& rows) const {
@@ -162,33 +112,26 @@ struct Gemm::Impl {
       for (std::int64_t first = 0; first < count; first += kPackSlab) {
         convert(reader, begin + first, rows.slice(first, std::min(kPackSlab, count - first)));
       }
-      memory source({{in_features, count}, onednn_type(dtype), memory::format_tag::ba}, engine, plain.as<>());
-      memory target(in_pieces ? region(begin, count) : form, engine, packed.get_data_handle());
-      dnnl::reorder(source, target).execute(streams[0], source, target);
-      streams[0].wait();
+      memory source({{in_features, count}, onednn_type(dtype), memory::format_tag::ba}, products.engine(),
+                    plain.as<>());
+      memory target(in_pieces ? region(begin, count) : form, products.engine(), packed.get_data_handle());
+      products.reorder(source, target);
     }
   }
 
-  // y = x W^T + bias (y += if key.accumulate) on `team` threads of oneDNN's, by the given thread of ours.
+  // y = x W^T + bias (y += if `accumulate`) on `team` threads of oneDNN's, by the given thread of ours.
   void execute(const LinearParams& params, const MatrixView& x, const MatrixView& y, bool accumulate,
                int team, int thread) {
     const auto& weight = static_cast<const PackedWeight&>(*params.weight);
-    const ProductKey key{x.rows,  weight.in_features(), weight.out_features(),
-                         y.dtype, accumulate,           params.bias != nullptr,
-                         team};
-    const Product& product = this->product(key, weight.packed().get_desc());
-    reserve_scratchpad(thread, product);
-    std::unordered_map<int, memory> arguments{
-        {DNNL_ARG_SRC, memory(product.desc.src_desc(), engine, x.data)},
-        {DNNL_ARG_WEIGHTS, weight.packed()},
-        {DNNL_ARG_DST, memory(product.desc.dst_desc(), engine, y.data)},
-        {DNNL_ARG_SCRATCHPAD, memory(product.desc.scratchpad_desc(), engine, scratchpads[thread].as<>())}};
-    if (params.bias != nullptr) {
-      arguments.emplace(DNNL_ARG_BIAS,
-                        memory(product.desc.bias_desc(), engine, const_cast<float*>(params.bias)));
-    }
-    product.primitive.execute(streams[thread], arguments);
-    streams[thread].wait();
+    products.run({.rows = x.rows,
+                  .in_features = weight.in_features(),
+                  .out_features = weight.out_features(),
+                  .x = onednn_type(dtype),
+                  .y = onednn_type(y.dtype),
+                  .threads = team,
+                  .accumulate = accumulate,
+                  .bias = params.bias != nullptr},
+                 {.x = x.data, .weights = weight.packed(), .y = y.data, .bias = params.bias}, thread);
   }
 
   // Rows [begin, begin + rows), of a number that is no multiple of kSmallPiece, by way of a padded copy.
@@ -262,30 +205,23 @@ bool has_bf16_products() {
   return has;
 }
 
-Gemm::Gemm(Precision precision, int threads) : impl_(std::make_unique<Impl>()) {
-  impl_->dtype = compute_dtype(precision);
-  impl_->threads = threads;
-  for (int t = 0; t < threads; ++t) impl_->streams.emplace_back(impl_->engine);
-  impl_->scratchpads.resize(threads);
-  impl_->padded.resize(threads);
-}
+Gemm::Gemm(Precision precision, int threads)
+    : impl_(std::make_unique<Impl>(compute_dtype(precision), threads)) {}
 
 Gemm::~Gemm() = default;
 
 std::unique_ptr<Weight> Gemm::pack(std::int64_t out_features, std::int64_t in_features,
                                    const RowReader& reader, std::span<const StoredRows> stored) {
   const DType dtype = impl_->dtype;
-  const memory::dims dims{in_features, out_features};
-  const ProductKey key{kPackRows, in_features, out_features, dtype, false, false, 1};
-  const auto form =
-      impl_->describe(key, memory::desc(dims, onednn_type(dtype), memory::format_tag::any)).weights_desc();
-  memory packed(form, impl_->engine);
+  const memory::data_type type = onednn_type(dtype);
+  const memory packed = impl_->products.weights_for(
+      {.rows = kPackRows, .in_features = in_features, .out_features = out_features, .x = type, .y = type});
   impl_->pack_rows(out_features, in_features, reader, packed);
   std::unique_ptr<StoredWeight> as_stored;
   if (dtype == DType::kBF16 && !stored.empty()) {
     as_stored = StoredWeight::arrange(in_features, stored, impl_->threads);
   }
-  return std::make_unique<PackedWeight>(out_features, in_features, std::move(packed), std::move(as_stored));
+  return std::make_unique<PackedWeight>(out_features, in_features, packed, std::move(as_stored));
 }
 
 void Gemm::linear(const LinearParams& params) {

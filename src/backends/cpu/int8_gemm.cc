@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <dnnl.hpp>
-#include <map>
-#include <mutex>
 #include <vector>
 
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/int8_rows.h"
-#include "backends/cpu/onednn_threads.h"
+#include "backends/cpu/onednn_products.h"
 #include "backends/cpu/parallel.h"
 #include "core/check.h"
 #include "core/error.h"
@@ -53,20 +50,14 @@ class Int8Weight final : public Weight {
   Buffer scales_;
 };
 
-struct ProductKey {
-  std::int64_t rows, in_features, out_features;
-  int threads;
-  auto operator<=>(const ProductKey&) const = default;
-};
-
-struct Product {
-  dnnl::matmul::primitive_desc desc;
-  dnnl::matmul primitive;
-};
+// Sums of products of 8-bit numbers.
+ProductShape shape_of(std::int64_t rows, std::int64_t in_features, std::int64_t out_features, int threads) {
+  return {rows, in_features, out_features, memory::data_type::s8, memory::data_type::s32, threads};
+}
 
 // What one thread works in.
 struct Scratch {
-  Buffer q, scales, sums, onednn, row;
+  Buffer q, scales, sums, row;
 };
 
 void grow(Buffer& buffer, std::int64_t bytes) {
@@ -76,48 +67,11 @@ void grow(Buffer& buffer, std::int64_t bytes) {
 }  // namespace
 
 struct Int8Gemm::Impl {
+  explicit Impl(int threads_in) : threads(threads_in), products(threads_in), scratch(threads_in) {}
+
   int threads;
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  std::mutex mutex;  // guards `products`
-  std::map<ProductKey, Product> products;
-  std::vector<dnnl::stream> streams;  // one a thread
-  std::vector<Scratch> scratch;       // one a thread
-
-  dnnl::matmul::primitive_desc describe(const ProductKey& key, const memory::desc& weights) const {
-    const ThreadsForNewPrimitives scope(key.threads);
-    const memory::desc x({key.rows, key.in_features}, memory::data_type::s8, memory::format_tag::ab);
-    const memory::desc sums({key.rows, key.out_features}, memory::data_type::s32, memory::format_tag::ab);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    return {dnnl::matmul::desc(x, weights, sums), attributes, engine};
-  }
-
-  const Product& product(const ProductKey& key, const memory::desc& weights) {
-    const std::lock_guard lock(mutex);
-    auto found = products.find(key);
-    if (found == products.end()) {
-      const auto desc = describe(key, weights);
-      const ThreadsForNewPrimitives scope(key.threads);
-      found = products.emplace(key, Product{desc, dnnl::matmul(desc)}).first;
-    }
-    return found->second;
-  }
-
-  // The sums of `rows` (a padded number) rounded rows, on `team` threads of oneDNN's, by the given thread of
-  // ours.
-  void multiply(const Int8Weight& weight, std::int64_t rows, int team, int thread) {
-    const Product& product =
-        this->product({rows, weight.in_features(), weight.out_features(), team}, weight.packed().get_desc());
-    Scratch& own = scratch[thread];
-    grow(own.onednn, static_cast<std::int64_t>(product.desc.scratchpad_desc().get_size()));
-    product.primitive.execute(
-        streams[thread],
-        {{DNNL_ARG_SRC, memory(product.desc.src_desc(), engine, own.q.as<>())},
-         {DNNL_ARG_WEIGHTS, weight.packed()},
-         {DNNL_ARG_DST, memory(product.desc.dst_desc(), engine, own.sums.as<>())},
-         {DNNL_ARG_SCRATCHPAD, memory(product.desc.scratchpad_desc(), engine, own.onednn.as<>())}});
-    streams[thread].wait();
-  }
+  OnednnProducts products;
+  std::vector<Scratch> scratch;  // one a thread
 
   // At most kLargePiece rows.
   void execute_piece(const LinearParams& params, std::int64_t begin, std::int64_t rows, int team,
@@ -132,7 +86,8 @@ struct Int8Gemm::Impl {
     quantize_rows(params.x.slice(begin, rows), own.q.as<std::int8_t>(), own.scales.as<float>(),
                   own.row.as<float>());
     std::fill_n(own.q.as<std::int8_t>() + rows * in, (all - rows) * in, std::int8_t{0});
-    multiply(weight, all, team, thread);
+    products.run(shape_of(all, in, out, team),
+                 {.x = own.q.as<>(), .weights = weight.packed(), .y = own.sums.as<>()}, thread);
     scale_sums({.sums = own.sums.as<std::int32_t>(),
                 .row_scales = own.scales.as<float>(),
                 .feature_scales = weight.scales(),
@@ -148,13 +103,10 @@ struct Int8Gemm::Impl {
   }
 };
 
-Int8Gemm::Int8Gemm(int threads) : impl_(std::make_unique<Impl>()) {
+Int8Gemm::Int8Gemm(int threads) : impl_(std::make_unique<Impl>(threads)) {
   if (!has_avx512_vnni()) {
     fail(ErrorCode::kUnsupported, "--precision int8: this CPU has no AVX512-VNNI; use bf16 or f32");
   }
-  impl_->threads = threads;
-  for (int t = 0; t < threads; ++t) impl_->streams.emplace_back(impl_->engine);
-  impl_->scratch.resize(threads);
 }
 
 Int8Gemm::~Int8Gemm() = default;
@@ -186,16 +138,10 @@ std::unique_ptr<Weight> Int8Gemm::pack(std::int64_t out_features, std::int64_t i
     }
     scales.as<float>()[j] /= rotation;  // a power of two: exact
   }
-  const memory::dims dims{in_features, out_features};
-  const auto packed_desc = impl_
-                               ->describe({kLargePiece, in_features, out_features, 1},
-                                          memory::desc(dims, memory::data_type::s8, memory::format_tag::any))
-                               .weights_desc();
-  memory source(memory::desc(dims, memory::data_type::s8, memory::format_tag::ba), impl_->engine,
-                plain.as<>());
-  memory packed(packed_desc, impl_->engine);
-  dnnl::reorder(source, packed).execute(impl_->streams[0], source, packed);
-  impl_->streams[0].wait();
+  memory source({{in_features, out_features}, memory::data_type::s8, memory::format_tag::ba},
+                impl_->products.engine(), plain.as<>());
+  memory packed = impl_->products.weights_for(shape_of(kLargePiece, in_features, out_features, 1));
+  impl_->products.reorder(source, packed);
   return std::make_unique<Int8Weight>(out_features, in_features, std::move(packed), std::move(scales));
 }
 
