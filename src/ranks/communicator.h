@@ -8,6 +8,7 @@
 // Error(kUnsupported) saying which rank failed and why, or, with MPI, the launcher ends them.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,6 +30,9 @@ class Communicator {
   virtual int local_size() const { return size(); }
   virtual int host() const { return 0; }      // the same number for the ranks of one host alone
   virtual std::string transport() const = 0;  // "shared memory", "MPI"
+  // Waits of this rank that take longer give its core to others. Short unless told: ranks on CPUs compute
+  // with these cores, those on GPUs have them to wait.
+  virtual void spin_for(std::chrono::microseconds /*most*/) {}
 
   virtual void barrier() = 0;
   // `data` of rank `root`, on every rank.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <ctime>
 #include <mutex>
@@ -55,6 +56,7 @@ class SharedCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return region_->size(); }
   std::string transport() const override { return "shared memory"; }
+  void spin_for(std::chrono::microseconds most) override { spin_ = most; }
 
   void barrier() override {
     fail_if_stopped();
@@ -142,22 +144,26 @@ class SharedCommunicator final : public Communicator {
     if (const std::string why = stop_reason(); !why.empty()) fail(ErrorCode::kUnsupported, "{}", why);
   }
 
+  bool met_after(std::uint32_t generation) const { return header_.generation.load() != generation; }
+
   // Spins for as long as a neighbour's part of an operation may take, then sleeps: ranks wait for the next
   // prompt this way too, and where somebody else uses the cores as well, a rank that has slept gets one back
   // at once when its turn comes.
   void wait_for_meeting_after(std::uint32_t generation) {
-    constexpr int kSpins = 4000;  // some 100 microseconds
-    const auto met = [&] { return header_.generation.load() != generation; };
-    for (int i = 0; i < kSpins; ++i) {
-      if (met()) return;
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    do {
+      for (int i = 0; i < 16; ++i) {
+        if (met_after(generation)) return;
 #if defined(__x86_64__)
-      __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #endif
-    }
+      }
+    } while (Clock::now() - start < spin_);
     header_.asleep.fetch_add(1);
-    while (!met() && failure().empty()) sleep_while(header_.generation, generation);
+    while (!met_after(generation) && failure().empty()) sleep_while(header_.generation, generation);
     header_.asleep.fetch_sub(1);
-    if (!met()) fail_if_stopped();
+    if (!met_after(generation)) fail_if_stopped();
   }
 
   std::shared_ptr<SharedRegion> region_;
@@ -165,6 +171,7 @@ class SharedCommunicator final : public Communicator {
   int rank_;
   int parity_ = 0;
   std::function<std::string()> lost_;
+  std::chrono::microseconds spin_{100};
   std::mutex stopping_;  // of this rank's threads
 };
 

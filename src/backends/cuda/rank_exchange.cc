@@ -1,6 +1,7 @@
 #include "backends/cuda/rank_exchange.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <string>
 
@@ -36,6 +37,7 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
       bf16_(bf16 && !second_wanted(ranks, "WINNOW_GPU_SUMS", "bf16", "f32")) {
   constexpr std::int64_t kAlign = 256;
   summand_bytes_ = (most * (bf16_ ? 2 : 4) + kAlign - 1) / kAlign * kAlign;
+  ranks.spin_for(std::chrono::milliseconds(2));  // some host's work between two tokens
   check_cuda(cudaSetDevice(device.index()), "cudaSetDevice");
   void* memory = nullptr;  // not of the pool: other processes can map only this kind
   check_cuda(cudaMalloc(&memory, static_cast<std::size_t>(2 * summand_bytes_ + kMeetingBytes)),
