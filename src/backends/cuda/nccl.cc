@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <nccl.h>
 
+#include <atomic>
+
 #include "core/error.h"
 
 namespace winnow::cuda {
@@ -13,6 +15,7 @@ struct Library {
   decltype(&ncclGetUniqueId) get_unique_id = nullptr;
   decltype(&ncclCommInitRank) comm_init_rank = nullptr;
   decltype(&ncclCommDestroy) comm_destroy = nullptr;
+  decltype(&ncclCommAbort) comm_abort = nullptr;
   decltype(&ncclAllReduce) all_reduce = nullptr;
   decltype(&ncclSend) send = nullptr;
   decltype(&ncclRecv) recv = nullptr;
@@ -31,8 +34,9 @@ bool open_library(Library& nccl) {
   return library != nullptr && find(library, "ncclGetUniqueId", nccl.get_unique_id) &&
          find(library, "ncclCommInitRank", nccl.comm_init_rank) &&
          find(library, "ncclCommDestroy", nccl.comm_destroy) &&
-         find(library, "ncclAllReduce", nccl.all_reduce) && find(library, "ncclSend", nccl.send) &&
-         find(library, "ncclRecv", nccl.recv) && find(library, "ncclGetErrorString", nccl.error_string);
+         find(library, "ncclCommAbort", nccl.comm_abort) && find(library, "ncclAllReduce", nccl.all_reduce) &&
+         find(library, "ncclSend", nccl.send) && find(library, "ncclRecv", nccl.recv) &&
+         find(library, "ncclGetErrorString", nccl.error_string);
 }
 
 class OpenNccl final : public Nccl {
@@ -43,20 +47,28 @@ class OpenNccl final : public Nccl {
     ranks.share(id);
     check(nccl_.comm_init_rank(&comm_, ranks.size(), id, rank_), "ncclCommInitRank");
   }
-  ~OpenNccl() override { nccl_.comm_destroy(comm_); }
+  ~OpenNccl() override {
+    if (!abandoned_) nccl_.comm_destroy(comm_);
+  }
   OpenNccl(const OpenNccl&) = delete;
   OpenNccl& operator=(const OpenNccl&) = delete;
 
   void sum(void* values, std::int64_t count, bool bf16, cudaStream_t stream) override {
+    if (abandoned_) return;
     check(nccl_.all_reduce(values, values, static_cast<std::size_t>(count), bf16 ? ncclBfloat16 : ncclFloat32,
                            ncclSum, comm_, stream),
           "ncclAllReduce");
   }
 
   void transfer(void* data, std::int64_t bytes, int from, int to, cudaStream_t stream) override {
+    if (abandoned_) return;
     const auto size = static_cast<std::size_t>(bytes);
     if (rank_ == from) check(nccl_.send(data, size, ncclInt8, to, comm_, stream), "ncclSend");
     if (rank_ == to) check(nccl_.recv(data, size, ncclInt8, from, comm_, stream), "ncclRecv");
+  }
+
+  void abandon() override {
+    if (!abandoned_.exchange(true)) nccl_.comm_abort(comm_);
   }
 
  private:
@@ -68,6 +80,7 @@ class OpenNccl final : public Nccl {
   Library nccl_;
   int rank_;
   ncclComm_t comm_ = nullptr;
+  std::atomic<bool> abandoned_ = false;
 };
 
 }  // namespace

@@ -17,6 +17,9 @@ class Nccl {
   // values = the sum over all ranks, float32 or bf16.
   virtual void sum(void* values, std::int64_t count, bool bf16, cudaStream_t stream) = 0;
   virtual void transfer(void* data, std::int64_t bytes, int from, int to, cudaStream_t stream) = 0;
+  // A rank is gone: what waits for it ends, and whatever comes later does nothing. Of any thread; waits until
+  // no graph holds operations any more.
+  virtual void abandon() = 0;
 };
 
 // On every rank, each with its GPU current. Error(kUnsupported) where winnow was compiled without NCCL, where

@@ -1,8 +1,12 @@
 #include "backends/cuda/rank_exchange.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
+#include <new>
 #include <string>
 
 #include "core/check.h"
@@ -43,6 +47,8 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
   check_cuda(cudaMalloc(&memory, static_cast<std::size_t>(2 * summand_bytes_ + kMeetingBytes)),
              "what ranks exchange through");
   memory_ = static_cast<std::byte*>(memory);
+  check_cuda(cudaMallocHost(&memory, sizeof *lost_), "cudaMallocHost");
+  lost_ = new (memory) std::uint32_t(0);
   own_[0] = memory_;
   own_[1] = memory_ + summand_bytes_;
   device.clear(memory_ + 2 * summand_bytes_, kMeetingBytes);
@@ -50,6 +56,7 @@ RankExchange::RankExchange(Device& device, StepGraphs& steps, Communicator& rank
   const bool nccl = second_wanted(ranks, "WINNOW_GPU_EXCHANGE", "peers", "nccl");
   if (nccl || !connect_peers()) nccl_ = join_nccl(ranks);
   ranks.barrier();  // all have mapped what is zeroed
+  watcher_ = std::jthread([this](const std::stop_token& ended) { watch(ended); });
 }
 
 RankExchange::~RankExchange() {
@@ -59,12 +66,28 @@ RankExchange::~RankExchange() {
     if (static_cast<int>(rank) != ranks_.rank()) cudaIpcCloseMemHandle(peers_[rank]);
   }
   steps_.forget();  // NCCL's communicator outlives no graph that holds its operations
+  watcher_.request_stop();
+  watcher_.join();
   nccl_.reset();
   try {
     ranks_.barrier();                // memory that others have mapped is not freed
   } catch (const std::exception&) {  // they are gone
   }
   cudaFree(memory_);
+  cudaFreeHost(lost_);
+}
+
+void RankExchange::watch(const std::stop_token& ended) {
+  constexpr std::chrono::milliseconds kLook(100);
+  std::mutex mutex;
+  std::condition_variable_any end;
+  std::unique_lock lock(mutex);
+  while (!end.wait_for(lock, ended, kLook, [&] { return ended.stop_requested(); })) {
+    if (ranks_.failure().empty()) continue;
+    std::atomic_ref(*lost_).store(1);
+    if (nccl_) nccl_->abandon();
+    return;
+  }
 }
 
 // Whether all ranks could map the others' memory.
@@ -109,6 +132,7 @@ RankSumArgs RankExchange::sum_args(float* y, std::int64_t count, bool accumulate
         reinterpret_cast<std::uint32_t*>(memory + 2 * summand_bytes_);
   }
   args.meetings = reinterpret_cast<std::uint32_t*>(memory_ + 2 * summand_bytes_) + kMaxSumBlocks * kMaxPeers;
+  args.lost = lost_;
   args.y = y;
   args.count = count;
   args.bf16 = bf16_;

@@ -2,11 +2,13 @@
 // layers that are on different ones, hidden states.
 //
 // Ranks of one host whose GPUs can read each other's memory do so (rank_sums.h); others use NCCL. All ranks
-// take the same of the two.
+// take the same of the two. When a rank has failed (Communicator::failure), GPUs stop waiting for it and what
+// they leave is not defined; the ranks' next exchange through the Communicator throws.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "backends/cuda/device.h"
@@ -37,6 +39,7 @@ class RankExchange {
 
  private:
   bool connect_peers();
+  void watch(const std::stop_token& ended);
   RankSumArgs sum_args(float* y, std::int64_t count, bool accumulate) const;
 
   Device& device_;
@@ -50,6 +53,8 @@ class RankExchange {
   int turn_ = 0;
   std::vector<std::byte*> peers_;  // [ranks] the same of all ranks, as mapped here; empty: NCCL
   std::unique_ptr<Nccl> nccl_;
+  std::uint32_t* lost_ = nullptr;  // of the host, read by the GPU (RankSumArgs)
+  std::jthread watcher_;           // a GPU waits for others without asking whether they still are
 };
 
 }  // namespace winnow::cuda

@@ -8,6 +8,7 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kValues = 8;                        // a thread's at a time
 constexpr long long kPatience = 200'000'000'000;  // cycles, some two minutes: then a rank is gone
+constexpr long long kShort = 2'000'000;           // cycles, a millisecond: the host's memory is not looked at
 
 __device__ void announce(std::uint32_t* there, std::uint32_t meeting) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(there), "r"(meeting) : "memory");
@@ -18,19 +19,24 @@ __device__ std::uint32_t announced(const std::uint32_t* here) {
   return meeting;
 }
 
-__device__ void meet(const RankSumArgs& args) {
+// Whether all have come.
+__device__ bool meet(const RankSumArgs& args) {
   const std::uint32_t meeting = args.meetings[blockIdx.x] + 1;
   const int peer = static_cast<int>(threadIdx.x);
+  bool lost = false;
   if (peer < args.ranks) {
     announce(args.arrivals[peer] + blockIdx.x * kMaxPeers + args.rank, meeting);
     const std::uint32_t* arrival = args.arrivals[args.rank] + blockIdx.x * kMaxPeers + peer;
     const long long start = clock64();
-    while (static_cast<std::int32_t>(announced(arrival) - meeting) < 0) {
-      if (clock64() - start > kPatience) __trap();
+    while (!lost && static_cast<std::int32_t>(announced(arrival) - meeting) < 0) {
+      const long long waited = clock64() - start;
+      lost = waited > kShort && announced(args.lost) != 0;
+      if (waited > kPatience) __trap();
     }
   }
-  __syncthreads();
+  lost = __syncthreads_or(lost) != 0;
   if (threadIdx.x == 0) args.meetings[blockIdx.x] = meeting;
+  return !lost;
 }
 
 __device__ void load_values(const bf16* from, float (&x)[kValues]) { load_pack(from, x); }
@@ -44,7 +50,7 @@ __device__ void load_values(const float* from, float (&x)[kValues]) {
 
 template <class T, int kRanks>
 __global__ void __launch_bounds__(kThreads) rank_sum_kernel(const __grid_constant__ RankSumArgs args) {
-  meet(args);
+  if (!meet(args)) return;
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads * kValues;
   for (std::int64_t at = (blockIdx.x * std::int64_t{kThreads} + threadIdx.x) * kValues; at < args.count;
        at += step) {

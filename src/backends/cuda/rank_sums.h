@@ -19,6 +19,7 @@ struct RankSumArgs {
   std::array<const void*, kMaxPeers> summands;     // [count] of each rank, as seen from here
   std::array<std::uint32_t*, kMaxPeers> arrivals;  // [kMaxSumBlocks, kMaxPeers] of each rank
   std::uint32_t* meetings;                         // [kMaxSumBlocks] so far, here
+  const std::uint32_t* lost;                       // not 0 once a rank is gone: nobody waits, y is left alone
   int rank, ranks;
   float* y;            // [count]
   std::int64_t count;  // a multiple of 8; 0: they only meet
