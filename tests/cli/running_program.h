@@ -14,19 +14,23 @@ namespace winnow::cli_test {
 
 class RunningProgram {
  public:
-  explicit RunningProgram(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), WINNOW_PROGRAM);
+  // `launcher`: what starts it, a path first, or nothing.
+  explicit RunningProgram(const std::vector<std::string>& arguments,
+                          const std::vector<std::string>& launcher = {}) {
+    std::vector<std::string> words = launcher;
+    words.push_back(WINNOW_PROGRAM);
+    words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
+    for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     posix_spawn_file_actions_addopen(&files, STDERR_FILENO, scratch_.file("err").c_str(), O_WRONLY | O_CREAT,
                                      0600);
-    const int failed = ::posix_spawn(&id_, WINNOW_PROGRAM, &files, nullptr, argv.data(), ::environ);
+    const int failed = ::posix_spawn(&id_, argv[0], &files, nullptr, argv.data(), ::environ);
     posix_spawn_file_actions_destroy(&files);
-    EXPECT_EQ(failed, 0) << "cannot run " << WINNOW_PROGRAM;
+    EXPECT_EQ(failed, 0) << "cannot run " << words[0];
     running_ = failed == 0;
   }
   ~RunningProgram() {
