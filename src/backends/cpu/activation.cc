@@ -7,8 +7,8 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 // After highway.h, which defines the target.
+#include "backends/cpu/activation-inl.h"
 #include "backends/cpu/bf16-inl.h"
-#include "backends/cpu/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace winnow::cpu::HWY_NAMESPACE {
@@ -17,74 +17,36 @@ namespace {
 using Tag = hn::ScalableTag<float>;
 using Vec = hn::Vec<Tag>;
 
-HWY_INLINE Vec silu(Tag d, Vec x) { return hn::Mul(x, sigmoid_of_minus(d, hn::Neg(x))); }
-
-// 0.5 (1 + tanh(u)) = sigmoid(2u), with 2u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
-HWY_INLINE Vec gelu_tanh(Tag d, Vec x) {
-  const Vec minus_factor = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.0713548163f), hn::Set(d, -1.59576912f));
-  return hn::Mul(x, sigmoid_of_minus(d, hn::Mul(x, minus_factor)));
+template <class T, class Function>
+HWY_INLINE void plain_row(Function function, const T* x, T* y, std::int64_t dim) {
+  const Tag d;
+  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
+    store(function(d, load(d, x + i, lanes)).value, d, y + i, lanes);
+  });
 }
 
-// x Phi(x). The tail Phi(-|x|) = 0.5 erfc(|x| / sqrt 2) is Abramowitz and Stegun 7.1.26, absolute error
-// 0.75e-7.
-HWY_INLINE Vec gelu_erf(Tag d, Vec x) {
-  const Vec z = hn::Mul(hn::Abs(x), hn::Set(d, 0.707106781f));
-  // The estimate needs a finite argument; past |z| = 1e4 the exponential is at its floor anyway.
-  const Vec t =
-      reciprocal(d, hn::MulAdd(hn::Min(z, hn::Set(d, 1e4f)), hn::Set(d, 0.3275911f), hn::Set(d, 1.0f)));
-  Vec p = hn::MulAdd(t, hn::Set(d, 1.061405429f), hn::Set(d, -1.453152027f));
-  p = hn::MulAdd(p, t, hn::Set(d, 1.421413741f));
-  p = hn::MulAdd(p, t, hn::Set(d, -0.284496736f));
-  p = hn::MulAdd(p, t, hn::Set(d, 0.254829592f));
-  const Vec tail = hn::Mul(hn::Mul(hn::Mul(p, t), hn::Set(d, 0.5f)), exp(d, hn::Neg(hn::Mul(z, z))));
-  const Vec phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0f), tail));
-  return hn::Mul(x, phi);
-}
-
-template <class T>
-void silu_gated_row(const T* x, T* y, std::int64_t dim) {
+template <class T, class Function>
+HWY_INLINE void gated_row(Function function, const T* x, T* y, std::int64_t dim) {
   const Tag d;
   for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
     const Vec gate = load(d, x + i, lanes), up = load(d, x + dim + i, lanes);
-    store(hn::Mul(silu(d, gate), up), d, y + i, lanes);
-  });
-}
-
-template <class T>
-void gelu_tanh_gated_row(const T* x, T* y, std::int64_t dim) {
-  const Tag d;
-  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
-    const Vec gate = load(d, x + i, lanes), up = load(d, x + dim + i, lanes);
-    store(hn::Mul(gelu_tanh(d, gate), up), d, y + i, lanes);
-  });
-}
-
-template <class T>
-void gelu_tanh_row(const T* x, T* y, std::int64_t dim) {
-  const Tag d;
-  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
-    store(gelu_tanh(d, load(d, x + i, lanes)), d, y + i, lanes);
-  });
-}
-
-template <class T>
-void gelu_erf_row(const T* x, T* y, std::int64_t dim) {
-  const Tag d;
-  for_each_vector(d, dim, [&](std::int64_t i, auto lanes) HWY_ATTR {
-    store(gelu_erf(d, load(d, x + i, lanes)), d, y + i, lanes);
+    store(hn::Mul(function(d, gate).value, up), d, y + i, lanes);
   });
 }
 
 template <class T>
 void activate(const ActivationParams& p, std::int64_t begin, std::int64_t end) {
+  const auto silu_of = [](Tag d, Vec x) HWY_ATTR { return silu(d, x); };
+  const auto tanh_of = [](Tag d, Vec x) HWY_ATTR { return gelu_tanh(d, x); };
+  const auto erf_of = [](Tag d, Vec x) HWY_ATTR { return gelu_erf(d, x); };
   for (std::int64_t r = begin; r < end; ++r) {
     const T* x = p.x.row<T>(r);
     T* y = p.y.row<T>(r);
     switch (p.kind) {
-      case ActivationKind::kSiluGated: silu_gated_row(x, y, p.y.cols); break;
-      case ActivationKind::kGeluTanh: gelu_tanh_row(x, y, p.y.cols); break;
-      case ActivationKind::kGeluErf: gelu_erf_row(x, y, p.y.cols); break;
-      case ActivationKind::kGeluTanhGated: gelu_tanh_gated_row(x, y, p.y.cols); break;
+      case ActivationKind::kSiluGated: gated_row(silu_of, x, y, p.y.cols); break;
+      case ActivationKind::kGeluTanh: plain_row(tanh_of, x, y, p.y.cols); break;
+      case ActivationKind::kGeluErf: plain_row(erf_of, x, y, p.y.cols); break;
+      case ActivationKind::kGeluTanhGated: gated_row(tanh_of, x, y, p.y.cols); break;
     }
   }
 }

@@ -11,6 +11,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 // After highway.h, which defines the target.
+#include "backends/cpu/activation-inl.h"
 #include "backends/cpu/bf16-inl.h"
 #include "backends/cpu/exp-inl.h"
 #include "backends/cpu/reduce-inl.h"
@@ -95,40 +96,6 @@ void norm_backward_all(const NormBackwardParams& p, std::int64_t begin, std::int
 
 // --- activations
 // ----------------------------------------------------------------------------------------------------
-
-struct ValueAndSlope {
-  Vec value, slope;
-};
-
-// x s with s = sigmoid(x): slope s (1 + x (1 - s)).
-HWY_INLINE ValueAndSlope silu(Tag d, Vec x) {
-  const Vec one = hn::Set(d, 1.0f), s = sigmoid_of_minus(d, hn::Neg(x));
-  return {hn::Mul(x, s), hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one))};
-}
-
-// x s with s = sigmoid(u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3): slope s + x s (1 - s) u'.
-HWY_INLINE ValueAndSlope gelu_tanh(Tag d, Vec x) {
-  const Vec one = hn::Set(d, 1.0f), a = hn::Set(d, 1.59576912f), b = hn::Set(d, 0.0713548163f),
-            square = hn::Mul(x, x);
-  const Vec s = sigmoid_of_minus(d, hn::Neg(hn::Mul(x, hn::MulAdd(square, b, a))));
-  const Vec slope_of_u = hn::MulAdd(square, hn::Mul(hn::Set(d, 3.0f), b), a);
-  return {hn::Mul(x, s), hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(one, s)), slope_of_u, s)};
-}
-
-// x Phi(x): slope Phi(x) + x phi(x). Phi from Abramowitz and Stegun 7.1.26 as in the forward kernel.
-HWY_INLINE ValueAndSlope gelu_erf(Tag d, Vec x) {
-  const Vec z = hn::Mul(hn::Abs(x), hn::Set(d, 0.707106781f));
-  const Vec t =
-      reciprocal(d, hn::MulAdd(hn::Min(z, hn::Set(d, 1e4f)), hn::Set(d, 0.3275911f), hn::Set(d, 1.0f)));
-  Vec p = hn::MulAdd(t, hn::Set(d, 1.061405429f), hn::Set(d, -1.453152027f));
-  p = hn::MulAdd(p, t, hn::Set(d, 1.421413741f));
-  p = hn::MulAdd(p, t, hn::Set(d, -0.284496736f));
-  p = hn::MulAdd(p, t, hn::Set(d, 0.254829592f));
-  const Vec bell = exp(d, hn::Neg(hn::Mul(z, z)));  // exp(-x^2 / 2)
-  const Vec tail = hn::Mul(hn::Mul(hn::Mul(p, t), hn::Set(d, 0.5f)), bell);
-  const Vec phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0f), tail));
-  return {hn::Mul(x, phi), hn::MulAdd(x, hn::Mul(bell, hn::Set(d, 0.398942280f)), phi)};
-}
 
 template <class Function>
 HWY_INLINE void plain_row(Function function, const float* x, const float* dy, float* dx, std::int64_t dim) {
