@@ -346,10 +346,11 @@ bool Scheduler::read_together(std::span<Prompt> prompts) {
   return true;
 }
 
-// Asked between layers, where the answers under way get a token when it is time.
+// Asked between layers, where the answers under way get a token when it is time, and those who wait may go.
 bool Scheduler::all_gone(std::span<const Prompt> prompts) {
   const double pause = std::max(kDecodeDuringPrefillMs, last_step_ms_);
   if (!active_.empty() && ms_since(last_step_end_) >= pause) decode_step();
+  drop_gone_jobs();
   const std::scoped_lock lock(mutex_);
   return stopping_ || std::all_of(prompts.begin(), prompts.end(), [](const Prompt& prompt) {
            return prompt.job->cancelled() || out_of_time_now(*prompt.job);
