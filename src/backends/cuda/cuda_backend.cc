@@ -221,10 +221,10 @@ class CudaBackend final : public Backend, public WeightForms {
   void linear_over_ranks(const LinearParams& p) override {
     if (!share().sums) return linear(p);
     LinearParams own = p;
-    own.y = {exchange_->summand(), exchange_->summand_dtype(), p.y.rows, p.y.cols};
+    own.y = {exchange_->summand(), exchange_->summand_dtype(p.y.rows), p.y.rows, p.y.cols};
     own.accumulate = false;
     linear(own);
-    exchange_->add(p.y.row<float>(0), p.y.rows * p.y.cols, p.accumulate);
+    exchange_->add(p.y, p.accumulate);
   }
   void transfer(const MatrixView& x, int from, int to) override {
     exchange_->transfer(x.data, x.rows * x.row_bytes(), from, to);

@@ -121,7 +121,8 @@ bool RankExchange::connect_peers() {
   return false;
 }
 
-RankSumArgs RankExchange::sum_args(float* y, std::int64_t count, bool accumulate) const {
+// Of a meeting without a sum.
+RankSumArgs RankExchange::sum_args() const {
   RankSumArgs args{};
   args.rank = peers_.empty() ? 0 : ranks_.rank();
   args.ranks = peers_.empty() ? 1 : ranks_.size();
@@ -133,20 +134,21 @@ RankSumArgs RankExchange::sum_args(float* y, std::int64_t count, bool accumulate
   }
   args.meetings = reinterpret_cast<std::uint32_t*>(memory_ + 2 * summand_bytes_) + kMaxSumBlocks * kMaxPeers;
   args.lost = lost_;
-  args.y = y;
-  args.count = count;
-  args.bf16 = bf16_;
-  args.accumulate = accumulate;
   return args;
 }
 
-void RankExchange::add(float* y, std::int64_t count, bool accumulate) {
-  check(count % 8 == 0 && count * (bf16_ ? 2 : 4) <= summand_bytes_, "a sum over ranks: it fits");
-  const RankSumArgs args = sum_args(y, count, accumulate);
+void RankExchange::add(const MatrixView& y, bool accumulate) {
+  const DType dtype = summand_dtype(y.rows);
+  RankSumArgs args = sum_args();
+  args.y = y.row<float>(0);
+  args.count = y.rows * y.cols;
+  args.bf16 = dtype == DType::kBF16;
+  args.accumulate = accumulate;
+  check(args.count % 8 == 0 && dtype_bytes(dtype, args.count) <= summand_bytes_, "a sum over ranks: it fits");
   void* own = summand();
   turn_ ^= 1;
-  steps_.submit(key_of(20, own, y, count, accumulate), [this, args, own, s = device_.stream()] {
-    if (nccl_) nccl_->sum(own, args.count, bf16_, s);
+  steps_.submit(key_of(20, own, args.y, args.count, accumulate), [this, args, own, s = device_.stream()] {
+    if (nccl_) nccl_->sum(own, args.count, args.bf16, s);
     launch_rank_sum(args, s);
   });
 }
@@ -159,7 +161,7 @@ void RankExchange::transfer(void* data, std::int64_t bytes, int from, int to) {
     const std::int64_t count = std::min(summand_bytes_, bytes - at);
     auto* piece = static_cast<std::byte*>(data) + at;
     if (ranks_.rank() == from) device_.copy(summand(), piece, count);
-    launch_rank_sum(sum_args(nullptr, 0, false), device_.stream());
+    launch_rank_sum(sum_args(), device_.stream());
     if (ranks_.rank() == to) {
       device_.copy(piece, peers_[static_cast<std::size_t>(from)] + turn_ * summand_bytes_, count);
     }

@@ -11,7 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "backends/backend.h"
 #include "backends/cuda/device.h"
+#include "backends/cuda/kernels.h"
 #include "backends/cuda/nccl.h"
 #include "backends/cuda/rank_sums.h"
 #include "backends/cuda/step_graph.h"
@@ -29,18 +31,21 @@ class RankExchange {
   RankExchange(const RankExchange&) = delete;
   RankExchange& operator=(const RankExchange&) = delete;
 
-  DType summand_dtype() const { return bf16_ ? DType::kBF16 : DType::kF32; }
+  // Of sums of that many rows. The few of decoding are float32: that costs nothing where little travels.
+  DType summand_dtype(std::int64_t rows) const {
+    return bf16_ && rows > kMaxGemvRows ? DType::kBF16 : DType::kF32;
+  }
   // Where this rank's part of the next sum goes: ops that write it come before add().
   void* summand() const { return own_[turn_]; }
-  // y = the sum over the ranks of their summands of `count` elements, or y += it.
-  void add(float* y, std::int64_t count, bool accumulate);
+  // y = the sum over the ranks of their summands, or y += it. y is float32, its rows dense.
+  void add(const MatrixView& y, bool accumulate);
   // `data` of rank `from` goes to rank `to`; not within a step.
   void transfer(void* data, std::int64_t bytes, int from, int to);
 
  private:
   bool connect_peers();
   void watch(const std::stop_token& ended);
-  RankSumArgs sum_args(float* y, std::int64_t count, bool accumulate) const;
+  RankSumArgs sum_args() const;
 
   Device& device_;
   StepGraphs& steps_;
