@@ -2,8 +2,8 @@
 // threads for each (head, query block). As add_forced() and Chooser of backends/block_choice.cc.
 #include "backends/cuda/block_scores.h"
 #include "backends/cuda/device.h"
-#include "backends/cuda/elements.cuh"
 #include "backends/cuda/mass_cut.cuh"
+#include "backends/cuda/numeric.cuh"
 #include "core/check.h"
 
 namespace winnow::cuda {

@@ -2,7 +2,7 @@
 // block a thread. What float32 models, variances and single probabilities run with.
 #include "backends/cuda/block_scores.h"
 #include "backends/cuda/device.h"
-#include "backends/cuda/elements.cuh"
+#include "backends/cuda/numeric.cuh"
 
 namespace winnow::cuda {
 namespace {
@@ -57,8 +57,8 @@ struct Sampler {
     const std::int64_t count = strided ? rule.stride * p.planning.head_dim : p.planning.head_dim;
     float dot = 0, square = 0;
     for (std::int64_t d = 0; d < count; ++d) {
-      dot = fmaf(q[d], load_element(summary[at + d]), dot);
-      if (variances != nullptr) square = fmaf(q[d] * q[d], load_element(variances[at + d]), square);
+      dot = fmaf(q[d], to_f32(summary[at + d]), dot);
+      if (variances != nullptr) square = fmaf(q[d] * q[d], to_f32(variances[at + d]), square);
     }
     float x = dot * scale_log2 + 0.5f * p.planning.scale * scale_log2 * square;
     if (rule.estimator != BlockEstimator::kPooled) return x;
@@ -88,11 +88,11 @@ __global__ void score(ScoreParams p) {
   if (strided) {  // row r of a stride meets query stride - 1 - r
     for (int d = static_cast<int>(threadIdx.x); d < stride * dim; d += kThreads) {
       const int from = query + stride - 1 - d / dim;
-      q[d] = from < first + count ? load_element(rows[from * p.queries.q_row_stride + d % dim]) : 0.0f;
+      q[d] = from < first + count ? to_f32(rows[from * p.queries.q_row_stride + d % dim]) : 0.0f;
     }
   } else {
     for (int d = static_cast<int>(threadIdx.x); d < dim; d += kThreads) {
-      q[d] = load_element(rows[query * p.queries.q_row_stride + d]);
+      q[d] = to_f32(rows[query * p.queries.q_row_stride + d]);
     }
   }
   __syncthreads();

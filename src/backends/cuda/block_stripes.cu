@@ -2,8 +2,8 @@
 // turn's last queries attend to. Once a layer, one head after the other.
 #include "backends/cuda/block_scores.h"
 #include "backends/cuda/device.h"
-#include "backends/cuda/elements.cuh"
 #include "backends/cuda/mass_cut.cuh"
+#include "backends/cuda/numeric.cuh"
 #include "core/check.h"
 
 namespace winnow::cuda {
@@ -36,14 +36,14 @@ __global__ void last_logits(StripeArgs a) {
   const int first = static_cast<int>(blockIdx.y) * kTile;
   for (int i = static_cast<int>(threadIdx.x); i < kTile * a.dim; i += kThreads) {
     const int query = min(first + i / a.dim, a.queries - 1);
-    q[i] = load_element(static_cast<const T*>(a.q)[query * a.q_stride + i % a.dim]);
+    q[i] = to_f32(static_cast<const T*>(a.q)[query * a.q_stride + i % a.dim]);
   }
   __syncthreads();
   if (row >= a.rows) return;
   float dots[kTile] = {};
   const T* key = static_cast<const T*>(a.k) + row * a.k_stride;
   for (int d = 0; d < a.dim; ++d) {
-    const float x = load_element(key[d]);
+    const float x = to_f32(key[d]);
 #pragma unroll
     for (int i = 0; i < kTile; ++i) dots[i] = fmaf(q[i * a.dim + d], x, dots[i]);
   }

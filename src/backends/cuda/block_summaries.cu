@@ -2,7 +2,7 @@
 // the means of mean correction.
 #include "backends/cuda/block_scores.h"
 #include "backends/cuda/device.h"
-#include "backends/cuda/elements.cuh"
+#include "backends/cuda/numeric.cuh"
 
 namespace winnow::cuda {
 namespace {
@@ -50,7 +50,7 @@ __device__ __forceinline__ void load_many(const T* from, float (&to)[kCount]) {
   };
   const Pack pack = *reinterpret_cast<const Pack*>(from);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) to[i] = load_element(pack.values[i]);
+  for (int i = 0; i < kCount; ++i) to[i] = to_f32(pack.values[i]);
 }
 
 // A warp for each pool; lane i holds dimensions kOwn i and the next, and so on in steps of 32 kOwn. Pools
@@ -114,7 +114,7 @@ __global__ void pool_keys(KeyArgs a, T* summary) {
 #pragma unroll
     for (int i = 0; i < kRounds * kOwn; ++i) {
       const int d = (i / kOwn * 32 + lane) * kOwn + i % kOwn;
-      if (d < shape.row_elements) store_element(to[d], values[i / kOwn][i % kOwn] * scale);
+      if (d < shape.row_elements) to[d] = from_f32<T>(values[i / kOwn][i % kOwn] * scale);
     }
   };
   for (int part = 1; part <= a.outliers; ++part) {
@@ -155,7 +155,7 @@ __global__ void stride_keys(KeyArgs a, T* summary) {
   for (std::int64_t i = threadIdx.x; i < shape.row_elements; i += blockDim.x) {
     const std::int64_t row = index * a.stride + i / a.dim;
     const bool exists = i / a.dim < a.stride && row < a.rows;
-    store_element(to[i], exists ? load_element(keys[row * a.row_stride + i % a.dim]) : 0.0f);
+    to[i] = from_f32<T>(exists ? to_f32(keys[row * a.row_stride + i % a.dim]) : 0.0f);
   }
 }
 
@@ -167,8 +167,8 @@ __global__ void average(const T* from, std::int64_t row_stride, std::int64_t hea
   T* mean = to + (static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * dim;
   for (int d = static_cast<int>(threadIdx.x); d < dim; d += static_cast<int>(blockDim.x)) {
     float sum = 0;
-    for (int row = 0; row < k_block; ++row) sum += load_element(rows[row * row_stride + d]);
-    store_element(mean[d], sum / static_cast<float>(k_block));
+    for (int row = 0; row < k_block; ++row) sum += to_f32(rows[row * row_stride + d]);
+    mean[d] = from_f32<T>(sum / static_cast<float>(k_block));
   }
 }
 

@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include <string>
-#include <type_traits>
 
+#include "backends/cuda/library_function.h"
 #include "core/error.h"
 
 namespace winnow::cuda {
@@ -27,8 +27,9 @@ void* open_library() {
 CublasLt find_functions(void* library) {
   CublasLt lt;
   const auto find = [library](const char* name, auto& function) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-    if (function == nullptr) fail(ErrorCode::kUnsupported, "cuBLASLt has no function {}", name);
+    if (!find_function(library, name, function)) {
+      fail(ErrorCode::kUnsupported, "cuBLASLt has no function {}", name);
+    }
   };
   find("cublasLtGetVersion", lt.get_version);
   find("cublasLtGetStatusString", lt.get_status_string);

@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "backends/cuda/library_function.h"
 #include "core/error.h"
 
 namespace winnow::cuda {
@@ -22,21 +23,16 @@ struct Library {
   decltype(&ncclGetErrorString) error_string = nullptr;
 };
 
-template <class Function>
-bool find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  return function != nullptr;
-}
-
 // Whether all of them are there.
 bool open_library(Library& nccl) {
   void* library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-  return library != nullptr && find(library, "ncclGetUniqueId", nccl.get_unique_id) &&
-         find(library, "ncclCommInitRank", nccl.comm_init_rank) &&
-         find(library, "ncclCommDestroy", nccl.comm_destroy) &&
-         find(library, "ncclCommAbort", nccl.comm_abort) && find(library, "ncclAllReduce", nccl.all_reduce) &&
-         find(library, "ncclSend", nccl.send) && find(library, "ncclRecv", nccl.recv) &&
-         find(library, "ncclGetErrorString", nccl.error_string);
+  return library != nullptr && find_function(library, "ncclGetUniqueId", nccl.get_unique_id) &&
+         find_function(library, "ncclCommInitRank", nccl.comm_init_rank) &&
+         find_function(library, "ncclCommDestroy", nccl.comm_destroy) &&
+         find_function(library, "ncclCommAbort", nccl.comm_abort) &&
+         find_function(library, "ncclAllReduce", nccl.all_reduce) &&
+         find_function(library, "ncclSend", nccl.send) && find_function(library, "ncclRecv", nccl.recv) &&
+         find_function(library, "ncclGetErrorString", nccl.error_string);
 }
 
 class OpenNccl final : public Nccl {

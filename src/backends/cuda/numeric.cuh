@@ -53,32 +53,26 @@ __device__ inline float warp_max(float x) {
 }
 
 // Of all threads of a block of at most 1024; every thread gets the result. `shared` holds 33 floats. In the
-// same order every time.
-__device__ inline float block_sum(float x, float* shared) {
+// same order every time. reduce_warp(x): over the warp; `nothing`: what does not change a result.
+template <class Reduce>
+__device__ inline float block_reduce(float x, float nothing, float* shared, const Reduce& reduce_warp) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = (blockDim.x + 31) / 32;
-  x = warp_sum(x);
+  x = reduce_warp(x);
   __syncthreads();
   if (lane == 0) shared[warp] = x;
   __syncthreads();
   if (warp == 0) {
-    x = warp_sum(lane < warps ? shared[lane] : 0.0f);
+    x = reduce_warp(lane < warps ? shared[lane] : nothing);
     if (lane == 0) shared[32] = x;
   }
   __syncthreads();
   return shared[32];
 }
+__device__ inline float block_sum(float x, float* shared) {
+  return block_reduce(x, 0.0f, shared, [](float y) { return warp_sum(y); });
+}
 __device__ inline float block_max(float x, float* shared) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = (blockDim.x + 31) / 32;
-  x = warp_max(x);
-  __syncthreads();
-  if (lane == 0) shared[warp] = x;
-  __syncthreads();
-  if (warp == 0) {
-    x = warp_max(lane < warps ? shared[lane] : -INFINITY);
-    if (lane == 0) shared[32] = x;
-  }
-  __syncthreads();
-  return shared[32];
+  return block_reduce(x, -INFINITY, shared, [](float y) { return warp_max(y); });
 }
 
 }  // namespace winnow::cuda
