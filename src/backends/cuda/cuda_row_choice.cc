@@ -17,13 +17,15 @@ CudaRowChoice::CudaRowChoice(const RowChoiceParams& p, const float* scores, Devi
   check(p.tokens >= 1 && p.head >= 0 && p.head <= p.tail && p.tail <= p.tokens &&
             p.by_score + p.by_recency <= p.tail - p.head && p.pool % 2 == 1,
         "choose_rows: so many tokens are there");
-  const std::int64_t landing_bytes = kRowsAt + count_ * 8, pooled_at = (landing_bytes + 255) / 256 * 256;
+  const std::int64_t pooled_at = (count_ * 8 + 255) / 256 * 256;
   memory_ = allocate_buffer(device, pooled_at + p.tokens * 4);
+  landing_ = device.landing(kRowsAt + count_ * 8);
   const auto number = [](std::int64_t n) { return static_cast<int>(n); };
   launch_choose_rows({.scores = scores,
                       .pooled = reinterpret_cast<float*>(memory_.as<std::byte>() + pooled_at),
-                      .rows = reinterpret_cast<std::int64_t*>(memory_.as<std::byte>() + kRowsAt),
-                      .summary = memory_.as<ScoreSummary>(),
+                      .rows = memory_.as<std::int64_t>(),
+                      .host_rows = reinterpret_cast<std::int64_t*>(landing_ + kRowsAt),
+                      .host_summary = reinterpret_cast<ScoreSummary*>(landing_),
                       .tokens = number(p.tokens),
                       .pool = number(p.pool),
                       .head = number(p.head),
@@ -32,17 +34,13 @@ CudaRowChoice::CudaRowChoice(const RowChoiceParams& p, const float* scores, Devi
                       .by_recency = number(p.by_recency),
                       .equal_scores = kEqualScores},
                      device.stream());
-  landing_ = device.landing(landing_bytes);
-  device.copy(landing_, memory_.as<>(), landing_bytes);
   check_cuda(cudaEventCreateWithFlags(&landed_, cudaEventDisableTiming), "an event");
   check_cuda(cudaEventRecord(landed_, device.stream()), "an event");
 }
 
 CudaRowChoice::~CudaRowChoice() { cudaEventDestroy(landed_); }
 
-const std::int64_t* CudaRowChoice::rows() const {
-  return reinterpret_cast<const std::int64_t*>(memory_.as<std::byte>() + kRowsAt);
-}
+const std::int64_t* CudaRowChoice::rows() const { return memory_.as<std::int64_t>(); }
 
 ChosenRows CudaRowChoice::wait() {
   check_cuda(cudaEventSynchronize(landed_), "a stage's choice");

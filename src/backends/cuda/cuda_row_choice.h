@@ -20,8 +20,8 @@ class CudaRowChoice final : public RowChoice {
  private:
   Device& device_;
   std::int64_t count_;
-  Buffer memory_;                 // the summary, rows, pooled scores
-  std::byte* landing_ = nullptr;  // the first two, in host memory
+  Buffer memory_;                 // rows, pooled scores
+  std::byte* landing_ = nullptr;  // pinned: the summary and rows
   cudaEvent_t landed_ = nullptr;
 };
 

@@ -52,10 +52,10 @@ class Device {
   void clear(void* memory, std::int64_t bytes);
   // Copies small host data behind the ops issued so far and returns where it will be for those that follow,
   // until some 16 MiB more are staged.
-  void* stage(const void* host, std::int64_t bytes);
+  const void* stage(const void* host, std::int64_t bytes);
   template <class T>
-  T* stage_as(const T* host, std::int64_t count) {
-    return static_cast<T*>(stage(host, count * static_cast<std::int64_t>(sizeof(T))));
+  const T* stage_as(const T* host, std::int64_t count) {
+    return static_cast<const T*>(stage(host, count * static_cast<std::int64_t>(sizeof(T))));
   }
   // Working memory of one op, overwritten by the next that asks for it. Grows, never shrinks.
   void* scratch(std::int64_t bytes);
@@ -71,6 +71,7 @@ class Device {
   std::byte* landing_ = nullptr;  // pinned memory that downloads pass through
   std::byte* ring_ = nullptr;
   std::int64_t ring_bytes_ = 0, ring_used_ = 0, landing_bytes_ = 0;
+  std::int64_t last_at_ = 0, last_bytes_ = 0;  // of the ring: what was staged last
   void* scratch_ = nullptr;
   std::int64_t scratch_bytes_ = 0;
 };

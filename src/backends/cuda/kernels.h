@@ -149,10 +149,12 @@ struct ScoreSummary {
   int degenerate;
 };
 struct RowChoiceArgs {
-  const float* scores;    // [tokens]
-  float* pooled;          // [tokens] working memory
-  std::int64_t* rows;     // out, ascending
-  ScoreSummary* summary;  // out
+  const float* scores;  // [tokens]
+  float* pooled;        // [tokens] working memory
+  std::int64_t* rows;   // out, ascending
+  // The same for the host: pinned memory, written by the kernel, for a copy would wait for another engine.
+  std::int64_t* host_rows;
+  ScoreSummary* host_summary;
   int tokens, pool, head, tail, by_score, by_recency;
   double equal_scores;  // kEqualScores
 };

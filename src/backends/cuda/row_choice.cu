@@ -10,6 +10,7 @@ namespace winnow::cuda {
 namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32, kPoolThreads = 256;
+constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
 
 // NaN wins.
 __global__ void __launch_bounds__(kPoolThreads) pool_kernel(RowChoiceArgs args) {
@@ -32,7 +33,8 @@ __device__ std::uint32_t order_of(float x) {
 
 class Choice {
  public:
-  __device__ explicit Choice(const RowChoiceArgs& args) : a_(args), thread_(static_cast<int>(threadIdx.x)) {}
+  __device__ Choice(const RowChoiceArgs& args, unsigned (&digits)[kDigits])
+      : a_(args), digits_(digits), thread_(static_cast<int>(threadIdx.x)) {}
 
   __device__ void run() {
     summarise();
@@ -87,40 +89,71 @@ class Choice {
     degenerate_ = broken > 0 || magnitude == 0 || high - low < a_.equal_scores * magnitude;
     if (thread_ == 0) {
       const bool any = broken < a_.tokens;
-      *a_.summary = {any ? low : 0, any ? high : 0, sum, degenerate_ ? 1 : 0};
+      *a_.host_summary = {any ? low : 0, any ? high : 0, sum, degenerate_ ? 1 : 0};
     }
   }
 
   __device__ std::uint32_t key(int i) const { return degenerate_ ? 0 : order_of(a_.pooled[i]); }
 
-  template <class Says>
-  __device__ int count(const Says& says) {
-    int own = 0;
-    for (int i = a_.head + thread_; i < a_.tail; i += kThreads) own += says(key(i)) ? 1 : 0;
-    return total(own);
-  }
-
-  // The by_score-th highest key, bit by bit, and how many of those equal to it are chosen.
+  // The by_score-th highest key, eight bits at a time, and how many of those equal to it are chosen.
   __device__ void find_cut() {
     cut_ = 0xffffffffu;
     of_equal_ = 0;
     if (a_.by_score == 0) return;
     cut_ = 0;
-    if (!degenerate_) {
-      for (int bit = 31; bit >= 0; --bit) {
-        const std::uint32_t tried = cut_ | 1u << bit;
-        if (count([&](std::uint32_t k) { return k >= tried; }) >= a_.by_score) cut_ = tried;
+    of_equal_ = a_.by_score;
+    for (int shift = 24; shift >= 0 && !degenerate_; shift -= kDigitBits) {
+      count_digits(shift);
+      choose_digit(shift);
+    }
+  }
+
+  // Of the keys that begin as the cut does, how many have each digit at `shift`.
+  __device__ void count_digits(int shift) {
+    __syncthreads();  // the counts before were read
+    for (int digit = thread_; digit < kDigits; digit += kThreads) digits_[digit] = 0;
+    __syncthreads();
+    const int lane = thread_ % 32;
+    for (int first = a_.head + thread_ - lane; first < a_.tail; first += kThreads) {
+      const std::uint64_t k = first + lane < a_.tail ? key(first + lane) : 0;
+      const bool counts = first + lane < a_.tail && (k ^ cut_) >> shift < kDigits;
+      const int digit = counts ? static_cast<int>((k >> shift) % kDigits) : kDigits;
+      const unsigned alike = __match_any_sync(0xffffffffu, digit);
+      if (counts && lane == __ffs(static_cast<int>(alike)) - 1) {
+        atomicAdd(&digits_[digit], static_cast<unsigned>(__popc(alike)));
       }
     }
-    of_equal_ = a_.by_score - count([&](std::uint32_t k) { return k > cut_; });
+    __syncthreads();
+  }
+
+  // The highest digit that leaves at most of_equal_ keys above it; of_equal_ becomes the number still wanted.
+  __device__ void choose_digit(int shift) {
+    constexpr int kOwn = kDigits / 32;  // lane i: from the i-th highest kOwn on
+    const int lane = thread_ % 32, highest = kDigits - 1 - lane * kOwn;
+    const auto wanted = static_cast<unsigned>(of_equal_);
+    unsigned own = 0;
+    for (int i = 0; i < kOwn; ++i) own += digits_[highest - i];
+    unsigned up_to = own;
+    for (int step = 1; step < 32; step *= 2) {
+      const unsigned other = __shfl_up_sync(0xffffffffu, up_to, step);
+      if (lane >= step) up_to += other;
+    }
+    const int chooser = __ffs(static_cast<int>(__ballot_sync(0xffffffffu, up_to >= wanted))) - 1;
+    unsigned above = up_to - own;
+    int digit = highest;
+    if (lane == chooser) {
+      while (above + digits_[digit] < wanted) above += digits_[digit--];
+    }
+    cut_ |= static_cast<std::uint32_t>(__shfl_sync(0xffffffffu, digit, chooser)) << shift;
+    of_equal_ -= static_cast<int>(__shfl_sync(0xffffffffu, above, chooser));
   }
 
   // From the last token backwards, for later ones come first among equals.
   __device__ void write_rows() {
-    for (int i = thread_; i < a_.head; i += kThreads) a_.rows[i] = i;
+    for (int i = thread_; i < a_.head; i += kThreads) write(i, i);
     const int chosen = a_.by_score + a_.by_recency;
     for (int i = a_.tail + thread_; i < a_.tokens; i += kThreads) {
-      a_.rows[a_.head + chosen + i - a_.tail] = i;
+      write(a_.head + chosen + i - a_.tail, i);
     }
     int equal = 0, others = 0, written = 0;  // so far
     for (int first = a_.tail - 1; first >= a_.head; first -= kThreads) {
@@ -137,11 +170,13 @@ class Choice {
       const bool stays = scores || (there && age < a_.by_recency);
       const int place = written + before(stays, all);
       written += all;
-      if (stays) a_.rows[a_.head + chosen - 1 - place] = i;
+      if (stays) write(a_.head + chosen - 1 - place, i);
     }
   }
+  __device__ void write(int place, int row) { a_.rows[place] = a_.host_rows[place] = row; }
 
   const RowChoiceArgs& a_;
+  unsigned (&digits_)[kDigits];  // shared by the block
   int thread_, side_ = 0;
   bool degenerate_ = false;
   std::uint32_t cut_ = 0;
@@ -149,7 +184,8 @@ class Choice {
 };
 
 __global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant__ RowChoiceArgs args) {
-  Choice(args).run();
+  __shared__ unsigned digits[kDigits];
+  Choice(args, digits).run();
 }
 
 }  // namespace

@@ -13,30 +13,28 @@ using hopper::AttentionArgs;
 
 constexpr int kOrderThreads = 1024, kMostSteps = 4096;
 
-// costs[tile] = listed key blocks (and 1 for the tile itself).
-__global__ void count_tiles(AttentionArgs args, std::int32_t* costs) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int tile = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  if (tile == 0 && lane == 0) *args.next_tile = 0;
-  if (tile >= args.tiles) return;
-  const int head = tile / args.query_tiles, block = tile % args.query_tiles / args.tiles_per_block;
-  const std::int64_t row = static_cast<std::int64_t>(head / args.plan_group) * args.plan_query_blocks + block;
-  hopper::ListedBlocks blocks(args.listed + row * args.words, static_cast<int>(args.words), lane);
-  const int total = blocks.total();
-  if (lane == 0) costs[tile] = total + 1;
-}
-
 // The tiles of one kv head after the other's, so that their keys stay in the L2 cache; of one, the longest
-// first.
-__global__ void order_tiles(AttentionArgs args, const std::int32_t* costs, std::int32_t* order) {
+// first. costs: working memory for each tile's listed key blocks (and 1 for the tile itself).
+__global__ void __launch_bounds__(kOrderThreads)
+    order_tiles(AttentionArgs args, std::int32_t* costs, std::int32_t* order) {
   __shared__ int starts[kMostSteps];
   __shared__ int sums[kOrderThreads / 32];
   const int count = args.group * args.query_tiles, begin = static_cast<int>(blockIdx.x) * count;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const auto bucket = [](int cost) { return kMostSteps - 1 - min(cost, kMostSteps - 1); };
+  if (blockIdx.x == 0 && thread == 0) *args.next_tile = 0;
   for (int i = thread; i < kMostSteps; i += kOrderThreads) starts[i] = 0;
   __syncthreads();
-  for (int i = thread; i < count; i += kOrderThreads) atomicAdd(&starts[bucket(costs[begin + i])], 1);
+  for (int i = thread / 32; i < count; i += kOrderThreads / 32) {  // a warp for each
+    const int head = (begin + i) / args.query_tiles, block = i % args.query_tiles / args.tiles_per_block;
+    const std::int64_t row =
+        static_cast<std::int64_t>(head / args.plan_group) * args.plan_query_blocks + block;
+    const hopper::ListedBlocks blocks(args.listed + row * args.words, static_cast<int>(args.words), lane);
+    const int cost = blocks.total() + 1;
+    if (lane > 0) continue;
+    costs[begin + i] = cost;
+    atomicAdd(&starts[bucket(cost)], 1);
+  }
   __syncthreads();
   constexpr int kOwn = kMostSteps / kOrderThreads;  // exclusive prefix sums over the buckets
   int own[kOwn], total = 0;
@@ -129,7 +127,6 @@ template <class Shape>
 void launch(const BlockAttentionParams& p, cudaStream_t stream) {
   const AttentionArgs args = make_args<Shape>(p);
   std::int32_t* costs = args.next_tile + 64;
-  count_tiles<<<(args.tiles + 7) / 8, 256, 0, stream>>>(args, costs);
   order_tiles<<<static_cast<unsigned>(p.kv_heads), kOrderThreads, 0, stream>>>(args, costs,
                                                                                costs + args.tiles);
   constexpr int kBytes = sizeof(hopper::SharedMemory<Shape>) + 1024;

@@ -7,7 +7,7 @@
 namespace winnow::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kColumns = 32, kWarps = kThreads / kColumns;
 
 // Maximum and reciprocal sum of each query's row of logits.
 __global__ void __launch_bounds__(kThreads) stats_kernel(WindowMeansArgs args) {
@@ -28,20 +28,31 @@ __global__ void __launch_bounds__(kThreads) stats_kernel(WindowMeansArgs args) {
   }
 }
 
-// A thread takes a cached row of a head.
+// A block takes kColumns cached rows of a head: lane i the i-th of them, each warp a part of the queries.
 __global__ void __launch_bounds__(kThreads) means_kernel(WindowMeansArgs args) {
-  const std::int64_t j = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-  if (j >= args.rows) return;
+  __shared__ float found[kWarps][kColumns];
+  const int lane = static_cast<int>(threadIdx.x) % kColumns, warp = static_cast<int>(threadIdx.x) / kColumns;
+  const std::int64_t j = blockIdx.x * std::int64_t{kColumns} + lane;
   const std::int64_t first_query = j - (args.rows - args.queries);  // that sees row j
+  const auto add = [&](float sum, float share) {
+    return args.maximum ? (share <= sum ? sum : share) : sum + share;  // NaN stays
+  };
   float sum = 0.0f;
+  if (j < args.rows) {
+    const std::int64_t part = (args.queries + kWarps - 1) / kWarps;
+    const std::int64_t end = min((warp + 1) * part, args.queries);
 #pragma unroll 4
-  for (std::int64_t i = first_query > 0 ? first_query : 0; i < args.queries; ++i) {
-    if (args.first_rows != nullptr && j < args.first_rows[i]) break;  // nor do later queries see it
-    const std::int64_t at = blockIdx.y * args.queries + i;
-    const float share =
-        expf((args.logits[at * args.rows + j] - args.stats[2 * at]) * args.scale) * args.stats[2 * at + 1];
-    sum = args.maximum ? (share <= sum ? sum : share) : sum + share;  // NaN stays
+    for (std::int64_t i = max(warp * part, first_query); i < end; ++i) {
+      if (args.first_rows != nullptr && j < args.first_rows[i]) break;  // nor do later queries see it
+      const std::int64_t at = blockIdx.y * args.queries + i;
+      sum = add(sum, expf((args.logits[at * args.rows + j] - args.stats[2 * at]) * args.scale) *
+                         args.stats[2 * at + 1]);
+    }
   }
+  found[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || j >= args.rows) return;
+  for (int other = 1; other < kWarps; ++other) sum = add(sum, found[other][lane]);
   args.means[blockIdx.y * args.rows + j] = args.maximum ? sum : sum / static_cast<float>(args.queries);
 }
 
@@ -57,20 +68,23 @@ __global__ void __launch_bounds__(kThreads)
   scores[j] = mean ? result / static_cast<float>(heads) : result;
 }
 
-unsigned blocks_for(std::int64_t rows) { return static_cast<unsigned>((rows + kThreads - 1) / kThreads); }
+unsigned blocks_for(std::int64_t rows, int of_block) {
+  return static_cast<unsigned>((rows + of_block - 1) / of_block);
+}
 
 }  // namespace
 
 void launch_window_means(const WindowMeansArgs& args, cudaStream_t stream) {
   stats_kernel<<<static_cast<unsigned>(args.heads * args.queries), kThreads, 0, stream>>>(args);
   check_launch("window statistics");
-  means_kernel<<<dim3(blocks_for(args.rows), static_cast<unsigned>(args.heads)), kThreads, 0, stream>>>(args);
+  means_kernel<<<dim3(blocks_for(args.rows, kColumns), static_cast<unsigned>(args.heads)), kThreads, 0,
+                 stream>>>(args);
   check_launch("window means");
 }
 
 void launch_reduce_heads(const float* means, float* scores, std::int64_t heads, std::int64_t rows, bool mean,
                          cudaStream_t stream) {
-  reduce_heads_kernel<<<blocks_for(rows), kThreads, 0, stream>>>(means, scores, heads, rows, mean);
+  reduce_heads_kernel<<<blocks_for(rows, kThreads), kThreads, 0, stream>>>(means, scores, heads, rows, mean);
   check_launch("window scores");
 }
 
