@@ -1,5 +1,7 @@
 #include "backends/cuda/choice_file.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -26,6 +28,12 @@ std::filesystem::path choices_path() {
 }
 
 }  // namespace
+
+std::int64_t choice_rows(std::int64_t rows) {
+  const auto step = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows))) / 16);
+  return (rows + step - 1) / step * step;
+}
 
 std::map<std::string, std::vector<std::uint64_t>> read_choices() {
   std::map<std::string, std::vector<std::uint64_t>> choices;

@@ -6,11 +6,11 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "backends/cuda/choice_file.h"
 #include "backends/cuda/cublas_lt.h"
+#include "backends/cuda/fastest.h"
 #include "backends/cuda/kernels.h"
 #include "core/error.h"
 
@@ -70,13 +70,6 @@ int common_alignment(std::initializer_list<const void*> pointers) {
   std::uintptr_t bits = 256;
   for (const void* pointer : pointers) bits |= reinterpret_cast<std::uintptr_t>(pointer);
   return 1 << std::countr_zero(bits);
-}
-
-// Rows that share a choice: up to the next quarter of a power of two.
-std::int64_t round_up(std::int64_t rows) {
-  const auto step = std::max<std::int64_t>(
-      1, static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows))) / 4);
-  return (rows + step - 1) / step * step;
 }
 
 std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
@@ -164,7 +157,7 @@ void Matmul::batched_logits(const BatchedLogitsArgs& args) {
                               kWorkspaceBytes, device_.stream());
   };
   const int alignment = common_alignment({args.k, args.q, args.logits});
-  const Key key{round_up(args.rows), args.queries, args.dim, batch, std::min(alignment, 16)};
+  const Key key{choice_rows(args.rows), args.queries, args.dim, batch, std::min(alignment, 16)};
   if (const auto known = logit_choices_.find(key); known != logit_choices_.end()) {
     if (run(known->second) == CUBLAS_STATUS_SUCCESS) return;
   }
@@ -178,7 +171,7 @@ void Matmul::batched_logits(const BatchedLogitsArgs& args) {
 const cublasLtMatmulAlgo_t& Matmul::choose(const MatmulArgs& args, cublasLtMatmulDesc_t product,
                                            const cublasLtMatrixLayout_t (&layouts)[3], int alignment) {
   const int kind = args.bf16 | args.y_bf16 << 1 | args.accumulate << 2 | (args.bias != nullptr) << 3;
-  const Key key{round_up(args.rows), args.in, args.out, kind, alignment};
+  const Key key{choice_rows(args.rows), args.in, args.out, kind, alignment};
   if (const auto found = choices_.find(key); found != choices_.end()) return found->second;
   if (const auto found = stored_.find(key_text(key)); found != stored_.end()) {
     cublasLtMatmulHeuristicResult_t result{};
@@ -188,48 +181,30 @@ const cublasLtMatmulAlgo_t& Matmul::choose(const MatmulArgs& args, cublasLtMatmu
       return choices_.emplace(key, found->second).first->second;
     }
   }
+  constexpr std::int64_t kWorthMeasuring = 64;  // rows
   const cublasLtMatmulAlgo_t& chosen =
-      choices_.emplace(key, measure(args, product, layouts, alignment)).first->second;
+      choices_
+          .emplace(key, args.rows < kWorthMeasuring ? candidates(handle_, product, layouts, alignment)[0].algo
+                                                    : measure(args, product, alignment))
+          .first->second;
   store_choice(key, chosen);
   return chosen;
 }
 
-cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
-                                     const cublasLtMatrixLayout_t (&layouts)[3], int alignment) {
-  const auto found = candidates(handle_, product, layouts, alignment);
-  constexpr std::int64_t kWorthMeasuring = 64;  // rows
-  if (found.size() == 1 || args.rows < kWorthMeasuring) return found[0].algo;
-  void* y = allocate_bytes(args.rows * args.out * (args.y_bf16 ? 2 : 4), device_.index());
-  cudaEvent_t begin = nullptr, end = nullptr;
-  check_cuda(cudaEventCreate(&begin), "an event");
-  check_cuda(cudaEventCreate(&end), "an event");
+cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_t product, int alignment) {
+  const std::int64_t rows = args.rows > kMostChoiceRows ? args.rows : choice_rows(args.rows);
+  const MeasuredRows x(device_, args.x, args.rows, rows, args.in * (args.bf16 ? 2 : 4));
+  const Layout weight(args.bf16, args.in, args.out, args.in), inputs(args.bf16, args.in, rows, args.in),
+      outputs(args.y_bf16, args.out, rows, args.out);
+  const auto found = candidates(handle_, product, {weight.desc, inputs.desc, outputs.desc}, alignment);
+  if (found.size() == 1) return found[0].algo;
+  void* y = allocate_bytes(rows * args.out * (args.y_bf16 ? 2 : 4), device_.index());
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
-  float fastest_ms = std::numeric_limits<float>::infinity();
-  std::size_t fastest = 0;
-  std::vector<float> ms_of(found.size(), std::numeric_limits<float>::infinity());
-  constexpr int kRounds = 4, kRuns = 4;
-  for (int round = 0; round < kRounds; ++round) {
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      constexpr float kHopeless = 1.25f;
-      if (round > 0 && ms_of[i] > kHopeless * fastest_ms) continue;
-      const auto run = [&] {
-        return cublas_lt().matmul(handle_, product, &alpha, args.weight, layouts[0], args.x, layouts[1],
-                                  &beta, y, layouts[2], y, layouts[2], &found[i].algo, workspace_,
-                                  kWorkspaceBytes, device_.stream());
-      };
-      if (run() != CUBLAS_STATUS_SUCCESS) continue;
-      cudaEventRecord(begin, device_.stream());
-      for (int r = 0; r < kRuns; ++r) run();
-      cudaEventRecord(end, device_.stream());
-      check_cuda(cudaEventSynchronize(end), "measuring a product");
-      float ms = 0.0f;
-      cudaEventElapsedTime(&ms, begin, end);
-      ms_of[i] = std::min(ms_of[i], ms);
-      if (ms < fastest_ms) fastest_ms = ms, fastest = i;
-    }
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
+  const std::size_t fastest = fastest_of(device_, found.size(), [&](std::size_t i) {
+    return cublas_lt().matmul(handle_, product, &alpha, args.weight, weight.desc, x.data(), inputs.desc,
+                              &beta, y, outputs.desc, y, outputs.desc, &found[i].algo, workspace_,
+                              kWorkspaceBytes, device_.stream()) == CUBLAS_STATUS_SUCCESS;
+  });
   release_bytes(y);
   return found[fastest].algo;
 }

@@ -1,7 +1,7 @@
 // Matmul: products with a weight through cuBLASLt.
 //
 // For each kind of product (sizes, types, what is added) the fastest of cuBLASLt's candidates is measured
-// once and kept in a file; numbers of rows share a choice up to the next quarter of a power of two.
+// once and kept in a file (choice_file.h).
 #pragma once
 
 #include <cublasLt.h>
@@ -51,8 +51,7 @@ class Matmul {
 
   const cublasLtMatmulAlgo_t& choose(const MatmulArgs& args, cublasLtMatmulDesc_t product,
                                      const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
-  cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
-                               const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
+  cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product, int alignment);
   std::string key_text(const Key& key) const;
   void load_choices();
   void store_choice(const Key& key, const cublasLtMatmulAlgo_t& algorithm) const;
