@@ -59,6 +59,7 @@ class Bench {
     linear(rows, kDim, kQkv, false);
     linear(rows, kDim, kDim, true);
     linear(rows, kDim, 2 * kFfn, false);
+    gated(rows);
     linear(rows, kFfn, kDim, true);
   }
 
@@ -150,6 +151,19 @@ class Bench {
                             .weight = weights[next++ % weights.size()].get(),
                             .y = y.view,
                             .accumulate = accumulate});
+        });
+  }
+
+  // The up product with its activation.
+  void gated(std::int64_t rows) {
+    const UniformRows part{2 * kFfn, 1, 0.02f};
+    const std::unique_ptr<Weight> weight = backend_->pack_uniform(kDim, {&part, 1});
+    const Matrix x(*backend_, DType::kBF16, rows, kDim);
+    const Matrix up(*backend_, DType::kBF16, rows, 2 * kFfn), activated(*backend_, DType::kBF16, rows, kFfn);
+    add("linear and activation", {{"rows", rows}, {"in", kDim}, {"out", kFfn}},
+        4.0 * static_cast<double>(rows * kDim * kFfn), static_cast<double>(4 * kDim * kFfn), [&] {
+          backend_->linear_activation({.x = x.view, .weight = weight.get(), .y = up.view},
+                                      {.x = up.view, .y = activated.view});
         });
   }
 
@@ -272,7 +286,7 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) lengths.push_back(std::atoll(argv[i]));
     if (lengths.empty()) lengths = {4096, 32768};
     for (const std::int64_t length : lengths) bench.tokens(length);
-    for (const std::int64_t rows : {3276, 1677, 687}) bench.kept(rows);
+    for (const std::int64_t rows : {3276, 1677, 687, 337, 236}) bench.kept(rows);
     bench.decode(4096);
     std::puts(nlohmann::json{{"backend", bench.description()}, {"ops", bench.results()}}.dump(1).c_str());
   } catch (const winnow::Error& error) {

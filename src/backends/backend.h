@@ -363,6 +363,11 @@ class Backend {
   }
   double mean_over_model_heads(double mean_here) const;
   virtual void activation(const ActivationParams& params) = 0;
+  // linear(up) and the activation of what it gives. up.y is working memory: it may be left as it was.
+  virtual void linear_activation(const LinearParams& up, const ActivationParams& activated) {
+    linear(up);
+    activation(activated);
+  }
 
   // y = x converted between F32 and BF16, or copied; same shape.
   virtual void convert(const MatrixView& x, const MatrixView& y) = 0;

@@ -123,8 +123,8 @@ void DecoderLayer::feed_forward(const MatrixView& hidden) const {
   const MatrixView normed = workspace.normed(hidden.rows), up = workspace.up(hidden.rows);
   const MatrixView activated = workspace.activated(hidden.rows);
   apply_norm(arch, backend, weights.ffn_norm, hidden, normed);
-  apply_linear(backend, weights.up, normed, up, /*accumulate=*/false, decode);
-  backend.activation({.kind = arch.activation, .x = up, .y = activated});
+  backend.linear_activation(linear_params(weights.up, normed, up, /*accumulate=*/false, decode),
+                            {.kind = arch.activation, .x = up, .y = activated});
   add_to(hidden, weights.down, weights.ffn_post_norm, activated);
 }
 

@@ -1,5 +1,10 @@
 // Every op of the CUDA backend against the reference. Skips where there is no GPU.
+#include <fmt/format.h>
+
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "backends/row_choice.h"
@@ -7,6 +12,7 @@
 #include "core/uniform.h"
 #include "sparsity/token_pruner.h"
 #include "support/cuda_test.h"
+#include "support/scratch.h"
 #include "support/stored_matrix.h"
 
 namespace winnow::testing {
@@ -119,6 +125,97 @@ TEST_P(Cuda, Activations) {
       };
       SCOPED_TRACE(::testing::Message() << "kind " << static_cast<int>(kind) << ", dim " << dim);
       expect_close(run(*cuda_), run(*reference_), stored_as(cuda_->compute_dtype(), {5e-6, 5e-6}));
+    }
+  }
+}
+
+struct Gated {
+  ActivationKind kind;
+  std::int64_t rows, in, dim;
+  bool bias = false;
+};
+// Numbers that bf16 holds, through the up product and its activation.
+std::vector<float> gated(Backend& backend, const Gated& shape) {
+  const auto rounded = [](std::int64_t count, unsigned seed, float deviation) {
+    std::vector<float> values = random_floats(count, seed, deviation);
+    for (float& value : values) value = to_float(to_bf16(value));
+    return values;
+  };
+  const std::vector<float> weights =
+      rounded(2 * shape.dim * shape.in, 11, 2.0f / std::sqrt(static_cast<float>(shape.in)));
+  const auto weight =
+      backend.pack(2 * shape.dim, shape.in, [&](std::int64_t begin, std::int64_t end, std::span<float> out) {
+        std::copy(weights.begin() + begin * shape.in, weights.begin() + end * shape.in, out.begin());
+      });
+  const DType dtype = backend.compute_dtype();
+  const TestMatrix x(backend, dtype, shape.rows, shape.in, rounded(shape.rows * shape.in, 12, 1.0f));
+  const Buffer biases = to_backend(backend, rounded(2 * shape.dim, 13, 1.0f));
+  TestMatrix up(backend, dtype, shape.rows, 2 * shape.dim), y(backend, dtype, shape.rows, shape.dim);
+  backend.linear_activation({.x = x.view(),
+                             .weight = weight.get(),
+                             .bias = shape.bias ? biases.as<float>() : nullptr,
+                             .y = up.view()},
+                            {.kind = shape.kind, .x = up.view(), .y = y.view()});
+  return y.floats();
+}
+constexpr ActivationKind kGatedKinds[] = {ActivationKind::kSiluGated, ActivationKind::kGeluTanhGated};
+// Two operations round both factors too, and those as large as 10 or so.
+constexpr Tolerance kRoundedTwice = {0x1p-6, 0x1p-6};
+
+TEST_P(Cuda, LinearAndActivation) {
+  const auto exact = make_reference_backend(Precision::kF32);
+  for (const ActivationKind kind : kGatedKinds) {
+    for (const auto& [in, dim] : {std::pair{264, 136}, {7, 33}}) {
+      for (const std::int64_t rows : {1, 9, 193, 385}) {
+        for (const bool bias : {false, true}) {
+          SCOPED_TRACE(::testing::Message() << "kind " << static_cast<int>(kind) << ", rows " << rows
+                                            << ", in " << in << ", dim " << dim << ", bias " << bias);
+          const Gated shape{kind, rows, in, dim, bias};
+          expect_close(gated(*cuda_, shape), gated(*exact, shape), bf16() ? kRoundedTwice : kCudaLinear);
+        }
+      }
+    }
+  }
+}
+
+// Which way is taken is measured; a file of choices says so here. The kernel rounds its result only.
+TEST_P(Cuda, GatedProductsOfTheKernelAndInTwoSteps) {
+  if (!bf16()) GTEST_SKIP() << "for bf16";
+  const auto exact = make_reference_backend(Precision::kF32);
+  const std::string device = cuda_->description().substr(6, cuda_->description().rfind(',') - 6);
+  struct Case {
+    std::int64_t rows, in, dim, rows_of_choice;
+  };
+  const Case cases[] = {
+      {193, 264, 136, 200}, {256, 64, 128, 256}, {385, 72, 304, 400}, {1100, 200, 136, 1152}};
+  const char* const kept = std::getenv("XDG_CACHE_HOME");
+  const std::string before = kept == nullptr ? "" : kept;
+  for (const std::int64_t group : {0, 1, 2, 8}) {  // 0: two steps
+    const Scratch folder;
+    nlohmann::json algorithms = nlohmann::json::object();
+    for (const Case& c : cases) {
+      for (const int kind : {0, 3}) {
+        algorithms[fmt::format("{} | gated product | rows {} in {} dim {} kind {}", device, c.rows_of_choice,
+                               c.in, c.dim, kind)] =
+            group == 0 ? nlohmann::json::array() : nlohmann::json::array({group});
+      }
+    }
+    std::filesystem::create_directories(folder.file("winnow"));
+    folder.write("winnow/cuda_algorithms.json",
+                 nlohmann::json{{"version", 1}, {"algorithms", algorithms}}.dump());
+    ::setenv("XDG_CACHE_HOME", folder.file("").c_str(), 1);
+    const auto backend = make_cuda_backend(Precision::kBF16, 0);
+    kept == nullptr ? ::unsetenv("XDG_CACHE_HOME") : ::setenv("XDG_CACHE_HOME", before.c_str(), 1);
+    for (const Case& c : cases) {
+      for (const ActivationKind kind : kGatedKinds) {
+        SCOPED_TRACE(::testing::Message()
+                     << "group " << group << ", kind " << static_cast<int>(kind) << ", rows " << c.rows);
+        const Gated shape{kind, c.rows, c.in, c.dim};
+        const std::vector<float> found = gated(*backend, shape);
+        expect_close(found, gated(*exact, shape),
+                     group == 0 ? kRoundedTwice : stored_as(DType::kBF16, {4e-5, 4e-5}));
+        EXPECT_EQ(found, gated(*backend, shape));
+      }
     }
   }
 }
@@ -431,30 +528,36 @@ TEST_P(Cuda, NoiseAndEmbeddingsAreThoseOfTheHost) {
 // Two parts of each type, neither whole groups of rows: products and embeddings are those of the dequantised
 // weights, which float32 holds exactly.
 TEST_P(Cuda, WeightsAsStoredAreTheDequantisedOnes) {
-  constexpr std::int64_t kCols = 1536;
+  std::vector<std::pair<DType, std::int64_t>> cases;
   for (const DType type : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
                            DType::kIQ4_NL, DType::kQ4_K, DType::kQ6_K}) {
-    const StoredMatrix first(type, 37, kCols, 5), second(DType::kQ8_0, 20, kCols, 6);
+    cases.emplace_back(type, 1536);
+  }
+  for (const DType type : {DType::kQ4_0, DType::kQ4_K}) cases.emplace_back(type, 8704);  // blocks share rows
+  for (const auto& [type, columns] : cases) {
+    const std::int64_t cols = columns;
+    const StoredMatrix first(type, 37, cols, 5), second(DType::kQ8_0, 20, cols, 6);
     const std::int64_t out = first.rows + second.rows;
     std::vector<float> all = first.values;
     all.insert(all.end(), second.values.begin(), second.values.end());
     const RowReader reader = [&](std::int64_t begin, std::int64_t end, std::span<float> to) {
-      std::copy(all.begin() + begin * kCols, all.begin() + end * kCols, to.begin());
+      std::copy(all.begin() + begin * cols, all.begin() + end * cols, to.begin());
     };
     const StoredRows parts[] = {first.part(), second.part()};
-    const auto weight = cuda_->pack_stored(out, kCols, reader, parts);
+    const auto weight = cuda_->pack_stored(out, cols, reader, parts);
     ASSERT_TRUE(weight->has_decode_form());
     const auto exact = make_reference_backend(Precision::kF32);
-    const auto expected = exact->pack(out, kCols, reader);
+    const auto expected = exact->pack(out, cols, reader);
     float largest = 0;
     for (const float value : all) largest = std::max(largest, std::abs(value));
-    const Tolerance tolerance{1e-6 * kCols * largest, 2e-5};
+    const Tolerance tolerance{1e-6 * static_cast<double>(cols) * largest, 2e-5};
     for (const std::int64_t rows : {1, 3, 4, 8}) {
-      SCOPED_TRACE(::testing::Message() << dtype_info(type).name << ", " << rows << " rows");
-      std::vector<float> x = random_floats(rows * kCols, 7), bias = random_floats(out, 8);
+      SCOPED_TRACE(::testing::Message()
+                   << dtype_info(type).name << ", " << cols << " columns, " << rows << " rows");
+      std::vector<float> x = random_floats(rows * cols, 7), bias = random_floats(out, 8);
       for (float& value : x) value = to_float(to_bf16(value));
       const auto run = [&](Backend& backend, const Weight& w, bool accumulate) {
-        const TestMatrix input(backend, backend.compute_dtype(), rows, kCols, x);
+        const TestMatrix input(backend, backend.compute_dtype(), rows, cols, x);
         const Buffer bias_buffer = to_backend(backend, bias);
         TestMatrix y(backend, accumulate ? DType::kF32 : backend.compute_dtype(), rows, out,
                      random_floats(rows * out, 9));
@@ -471,12 +574,12 @@ TEST_P(Cuda, WeightsAsStoredAreTheDequantisedOnes) {
                    stored_as(cuda_->compute_dtype(), tolerance));
     }
     const std::vector<std::int32_t> ids{0, 36, 37, 56, 16};
-    const TestMatrix hidden(*cuda_, DType::kF32, 5, kCols);
+    const TestMatrix hidden(*cuda_, DType::kF32, 5, cols);
     cuda_->gather(*weight, ids, 2.0f, hidden.view());
     std::vector<float> wanted;
     for (const std::int32_t id : ids) {
-      for (std::int64_t i = 0; i < kCols; ++i)
-        wanted.push_back(2.0f * all[static_cast<std::size_t>(id * kCols + i)]);
+      for (std::int64_t i = 0; i < cols; ++i)
+        wanted.push_back(2.0f * all[static_cast<std::size_t>(id * cols + i)]);
     }
     expect_close(hidden.floats(), wanted, {0, 2e-7});
   }

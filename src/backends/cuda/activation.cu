@@ -1,4 +1,5 @@
 // Activations between the up and the down product.
+#include "backends/cuda/activate.cuh"
 #include "backends/cuda/device.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/numeric.cuh"
@@ -7,16 +8,6 @@ namespace winnow::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-// What is stored as bf16 is rounded anyway: there, exp and the division of the special function unit do.
-template <class T, Activation kKind>
-__device__ float activate(float x) {
-  if constexpr (kKind == Activation::kSiluGated && sizeof(T) == 2) return __fdividef(x, 1.0f + __expf(-x));
-  if constexpr (kKind == Activation::kSiluGated) return x / (1.0f + expf(-x));
-  if constexpr (kKind == Activation::kGeluErf) return 0.5f * x * erfcf(-x * 0.70710678118654752f);
-  const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-  return 0.5f * x * (1.0f + tanhf(inner));
-}
 
 // A thread takes a pack of one row; in place is fine for the ungated kinds. Blocks: a row's packs, rows.
 template <class T, Activation kKind>

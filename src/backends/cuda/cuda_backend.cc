@@ -13,6 +13,7 @@
 #include "backends/cuda/cuda_row_choice.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/device_buffer.h"
+#include "backends/cuda/gated_linear.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/matmul.h"
 #include "backends/cuda/rank_exchange.h"
@@ -77,6 +78,7 @@ class CudaBackend final : public Backend, public WeightForms {
       : precision_(precision),
         device_(index),
         matmul_(device_),
+        gated_linear_(device_, matmul_),
         steps_(device_),
         attention_(compute_dtype(), device_, matmul_, steps_) {}
 
@@ -289,6 +291,22 @@ class CudaBackend final : public Backend, public WeightForms {
       launch_activation(kind, p.x.data, p.y.data, p.y.rows, p.y.cols, bf16(), stream());
     });
   }
+  void linear_activation(const LinearParams& up, const ActivationParams& activated) override {
+    const GatedLinearArgs args{.x = up.x.data,
+                               .weight = static_cast<const CudaWeight&>(*up.weight).data(),
+                               .y = activated.y.data,
+                               .rows = up.x.rows,
+                               .in = up.x.cols,
+                               .dim = activated.y.cols,
+                               .kind = activation_of(activated.kind)};
+    const bool gates = bf16() && is_gated(activated.kind) && up.bias == nullptr && args.rows > kMaxGemvRows;
+    if (!gates) return Backend::linear_activation(up, activated);
+    check(up.weight->in_features() == args.in && up.weight->out_features() == 2 * args.dim &&
+              up.y.rows == args.rows && up.y.cols == 2 * args.dim && activated.y.rows == args.rows,
+          "linear_activation: x has in_features columns, y half of out_features");
+    steps_.flush();
+    gated_linear_.run(args, up.y.data);
+  }
 
   void convert(const MatrixView& x, const MatrixView& y) override {
     check(x.rows == y.rows && x.cols == y.cols, "convert: shapes differ");
@@ -367,6 +385,7 @@ class CudaBackend final : public Backend, public WeightForms {
   Precision precision_;
   Device device_;
   Matmul matmul_;
+  GatedLinear gated_linear_;
   StepGraphs steps_;
   CudaAttention attention_;
   std::unique_ptr<RankExchange> exchange_;  // null: alone

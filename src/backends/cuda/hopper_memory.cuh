@@ -41,6 +41,38 @@ __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+// A place in a ring of buffers.
+template <int kBuffers>
+struct Ring {
+  int index = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++index == kBuffers) {
+      index = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Blocks of threads of one cluster, which read and write each other's shared memory.
+__device__ __forceinline__ std::uint32_t cluster_rank() {
+  std::uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// At the same barrier of block `rank`.
+__device__ __forceinline__ void barrier_arrive_at(std::uint64_t* barrier, std::uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
 // Ordinary writes to shared memory become visible to the copy engine and to wgmma.
 __device__ __forceinline__ void async_proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -75,6 +107,15 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap* map, std::
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head)
       : "memory");
 }
+// The same into every block of the cluster whose bit is set in `blocks`, at the same places.
+__device__ __forceinline__ void load_box_into(std::uint16_t blocks, void* to, const CUtensorMap* map,
+                                              std::uint64_t* barrier, int column, int row, int head) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "h"(blocks)
+      : "memory");
+}
 // What lies outside the tensor is not written.
 __device__ __forceinline__ void store_box(const CUtensorMap* map, const void* from, int column, int row,
                                           int head) {
@@ -90,6 +131,11 @@ __device__ __forceinline__ void wait_stores_done() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
+// From the begin of 64 rows of bf16 in shared memory, chunks of 64 columns with the 128-byte swizzle, to
+// `piece` (8 columns) of `row`.
+__device__ __forceinline__ std::uint32_t swizzled_piece(int row, int piece) {
+  return static_cast<std::uint32_t>(piece / 8 * 64 * 128 + row * 128 + (piece ^ row) % 8 * 16);
+}
 __device__ __forceinline__ void store_matrices(std::uint32_t address, std::uint32_t a, std::uint32_t b,
                                                std::uint32_t c, std::uint32_t d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),

@@ -9,6 +9,8 @@
 //   consumers: S = Q K^T and O += P V with wgmma, P in registers. The scores of a step are issued together
 //     with the values of the step before; while one warpgroup computes its softmax, the products of the other
 //     keep the tensor cores busy (the ping-pong of FlashAttention-3, arXiv 2407.08608, section 3.1).
+// What the producers write down about steps and tiles is ordered by the same barriers as the copies: every
+// thread that wrote or read it arrives by itself, so that a race checker can follow.
 // Mean correction is more steps, over the mean keys, with the listed blocks masked out; they come first. Then
 // come those that reach behind the tile's first query, whose elements right of the diagonal are masked. All
 // others run in a loop that knows nothing of masks.
@@ -84,19 +86,6 @@ struct SharedMemory {
   TileInfo tiles[Shape::kQueryBuffers];
 };
 
-// A place in a ring of buffers.
-template <int kBuffers>
-struct Ring {
-  int index = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++index == kBuffers) {
-      index = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // The set bits of a plan row from the highest down, by a whole warp: lane i holds word i of 32.
 class ListedBlocks {
  public:
@@ -163,19 +152,26 @@ class Producer {
     if (kValues) {
       barrier_wait(&shared_.q_full[q_.index], q_.parity);
       const int tile = info.steps < 0 ? -1 : info.head * args_.query_tiles + info.first_query / Shape::kRows;
-      __syncwarp();
-      if (lane_ == 0) barrier_arrive(&shared_.q_empty[q_.index]);
+      barrier_arrive(&shared_.q_empty[q_.index]);
       return tile;
     }
     int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
     index = __shfl_sync(0xffffffffu, index, 0);
     barrier_wait(&shared_.q_empty[q_.index], q_.parity ^ 1);
     if (index < args_.tiles) return args_.order[index];
-    if (lane_ == 0) {
-      shared_.tiles[q_.index].steps = -1;
-      barrier_arrive(&shared_.q_full[q_.index]);
-    }
+    if (lane_ == 0) shared_.tiles[q_.index].steps = -1;
+    barrier_arrive(&shared_.q_full[q_.index]);
     return -1;
+  }
+
+  // All lanes have written what they write down about a step or tile.
+  __device__ void arrive_full(std::uint64_t* full, std::uint32_t bytes) {
+    if (lane_ == 0) {
+      barrier_arrive_expect(full, bytes);
+    } else {
+      barrier_arrive(full);
+    }
+    __syncwarp();
   }
 
   __device__ int row_of(int query) const {
@@ -229,9 +225,8 @@ class Producer {
   __device__ void load_queries(const TilePlan& plan, int special, int first_query) {
     if (lane_ == 0) {
       shared_.tiles[q_.index] = {plan.steps, special, plan.head, first_query};
-      barrier_arrive_expect(&shared_.q_full[q_.index], Shape::kWarpgroups * Shape::kQueryBytes);
     }
-    __syncwarp();
+    arrive_full(&shared_.q_full[q_.index], Shape::kWarpgroups * Shape::kQueryBytes);
     if (lane_ < Shape::kWarpgroups * Shape::kChunks) {
       const int part = lane_ / Shape::kChunks;
       load_box(shared_.q[q_.index][part] + chunk_ * 64 * 128, &args_.q, &shared_.q_full[q_.index],
@@ -277,9 +272,7 @@ class Producer {
   __device__ void load(bool listed, int row, int kv_head) {
     std::uint64_t* full = kValues ? &shared_.v_full[ring_.index] : &shared_.k_full[ring_.index];
     std::uint8_t* to = kValues ? shared_.v[ring_.index] : shared_.k[ring_.index];
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive_expect(full, Shape::kKeyBytes);
-    __syncwarp();
+    arrive_full(full, Shape::kKeyBytes);
     std::uint8_t* chunk = to + chunk_ * Shape::kKeys * 128;
     if (listed) {
       if (slice_ < step_slices_) {
@@ -360,13 +353,11 @@ class Consumer {
     if (Shape::kWarpgroups == 2) named_arrive(2 - wg_, 256);
   }
   __device__ __forceinline__ void release_keys() {
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(&shared_.k_empty[k_.index]);
+    barrier_arrive(&shared_.k_empty[k_.index]);
     k_.advance();
   }
   __device__ __forceinline__ void release_values() {
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(&shared_.v_empty[v_.index]);
+    barrier_arrive(&shared_.v_empty[v_.index]);
     v_.advance();
   }
 
@@ -532,10 +523,7 @@ class Consumer {
     const int row = thread % 128 / 32 * 16 + thread % 16, half = thread % 32 / 16;
 #pragma unroll
     for (int j = 0; j < kDim / 8; j += 2) {
-      const int piece = j + half;  // of 16 bytes
-      const std::uint32_t address =
-          shared_address(tile_memory) +
-          static_cast<std::uint32_t>(piece / 8 * 64 * 128 + row * 128 + ((piece ^ row) % 8) * 16);
+      const std::uint32_t address = shared_address(tile_memory) + swizzled_piece(row, j + half);
       store_matrices(address, pack(o[4 * j] * share[0], o[4 * j + 1] * share[0]),
                      pack(o[4 * j + 2] * share[1], o[4 * j + 3] * share[1]),
                      pack(o[4 * j + 4] * share[0], o[4 * j + 5] * share[0]),
@@ -549,8 +537,8 @@ class Consumer {
                   tile.head);
       }
       wait_stores_read();
-      barrier_arrive(&shared_.q_empty[q_.index]);
     }
+    barrier_arrive(&shared_.q_empty[q_.index]);
   }
 
   const AttentionArgs& args_;
@@ -569,16 +557,18 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       *reinterpret_cast<SharedMemory<Shape>*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kQueryBuffers; ++i) {
-      barrier_init(&shared.q_full[i], 1);
-      barrier_init(&shared.q_empty[i], Shape::kWarpgroups + 1);  // and the warp that brings values
+      barrier_init(&shared.q_full[i], 32);
+      barrier_init(&shared.q_empty[i], 128 * Shape::kWarpgroups + 32);  // and the warp that brings values
     }
     for (int i = 0; i < Shape::kStages; ++i) {
-      barrier_init(&shared.k_full[i], 1);
-      barrier_init(&shared.v_full[i], 1);
-      barrier_init(&shared.k_empty[i], 4 * Shape::kWarpgroups);
-      barrier_init(&shared.v_empty[i], 4 * Shape::kWarpgroups);
+      barrier_init(&shared.k_full[i], 32);
+      barrier_init(&shared.v_full[i], 32);
+      barrier_init(&shared.k_empty[i], 128 * Shape::kWarpgroups);
+      barrier_init(&shared.v_empty[i], 128 * Shape::kWarpgroups);
     }
     barrier_init_fence();
+  } else if (threadIdx.x == 32) {
+    for (const CUtensorMap* map : {&args.q, &args.k, &args.v, &args.out}) prefetch_map(map);
   }
   __syncthreads();
   if (threadIdx.x < 128) {
