@@ -114,8 +114,8 @@ void dequantize_q6_k(const std::byte* in, float* __restrict out, std::size_t blo
       const int low_shift = 4 * (j / 2 % 2), high_shift = 2 * (j % 4);
       for (int i = 0; i < 32; ++i) {
         const int q = (low[i] >> low_shift & 0x0f) | (high[i] >> high_shift & 3) << 4;
-        const float scale = d * static_cast<float>(scales[2 * j + i / 16]);
-        out[32 * j + i] = scale * static_cast<float>(q - 32);
+        const int group = 2 * j + i / 16;
+        out[32 * j + i] = d * static_cast<float>(scales[group]) * static_cast<float>(q - 32);
       }
     }
   }

@@ -54,13 +54,13 @@ std::string text_of(const json& object, const char* key) {
 }
 
 const json& list_of(const json& object, const char* key) {
-  static const json kEmpty = json::array();
-  return object.is_object() && has_list(object, key) ? object[key] : kEmpty;
+  static const json empty = json::array();
+  return object.is_object() && has_list(object, key) ? object[key] : empty;
 }
 
 const json& object_of(const json& object, const char* key) {
-  static const json kEmpty = json::object();
-  return object.is_object() && object.contains(key) && object[key].is_object() ? object[key] : kEmpty;
+  static const json empty = json::object();
+  return object.is_object() && object.contains(key) && object[key].is_object() ? object[key] : empty;
 }
 
 std::vector<double> numbers_of(const json& object, const char* key) {

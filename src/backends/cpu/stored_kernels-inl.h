@@ -2,6 +2,7 @@
 // namespace: WINNOW_STORED_TARGET, the function target attribute; types Floats and Ints (16 lanes) and Bytes
 // (64); and the functions on them that the kernels call. No include guard: each such file makes its own
 // kernels.
+// NOLINTBEGIN(misc-definitions-in-headers)
 
 // The weights that are read next, fetched a little at every step of a product so that it does not wait for
 // memory. Reading ahead of the last group is harmless.
@@ -198,3 +199,5 @@ WINNOW_STORED_TARGET void write_bf16(const float* sums, const float* bias, BF16*
   if (bias != nullptr) value = add(value, load_floats(bias));
   store(value, y);
 }
+
+// NOLINTEND(misc-definitions-in-headers)
