@@ -35,6 +35,11 @@ std::int64_t choice_rows(std::int64_t rows) {
   return (rows + step - 1) / step * step;
 }
 
+std::int64_t most_choice_rows(std::int64_t rows) {
+  constexpr std::int64_t kMany = 4096;
+  return rows > kMany ? rows : choice_rows(rows);
+}
+
 std::map<std::string, std::vector<std::uint64_t>> read_choices() {
   std::map<std::string, std::vector<std::uint64_t>> choices;
   std::ifstream file(choices_path());

@@ -9,11 +9,11 @@
 
 namespace winnow::cuda {
 
-// Numbers of rows share a choice: up to the next sixteenth of a power of two, which this is. Choices are made
-// for as many rows, up to kMostChoiceRows: what is fastest for fewer may need a second wave of tiles for
-// more.
+// Numbers of rows share a choice: up to the next sixteenth of a power of two, which this is.
 std::int64_t choice_rows(std::int64_t rows);
-constexpr std::int64_t kMostChoiceRows = 4096;
+// The most of them that a choice is asked about: what is fastest for fewer may need a second wave of tiles
+// for more. Of many rows, none but those at hand.
+std::int64_t most_choice_rows(std::int64_t rows);
 
 std::map<std::string, std::vector<std::uint64_t>> read_choices();
 void add_choice(const std::string& key, const std::vector<std::uint64_t>& words);

@@ -4,13 +4,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "backends/cuda/device.h"
 
 namespace winnow::cuda {
 
-// run(i) issues way i of `count` on the device's stream and says whether it could. 0 if none could.
-std::size_t fastest_of(Device& device, std::size_t count, const std::function<bool(std::size_t)>& run);
+// Milliseconds of each of `count` ways; run(i) issues way i on the device's stream and says whether it could.
+std::vector<float> measure_ways(Device& device, std::size_t count,
+                                const std::function<bool(std::size_t)>& run);
+// The fastest for the rows at hand among those that are nearly so for the most rows its choice is for.
+std::size_t fastest_way(const std::vector<float>& here, const std::vector<float>& most);
 
 // Memory for a measurement on `rows` rows where x has `given`: x itself, or a copy whose first rows come
 // again.

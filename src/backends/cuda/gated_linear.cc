@@ -47,20 +47,24 @@ GatedLinear::Plan GatedLinear::choose(const GatedLinearArgs& args, void* product
       return choices_.emplace(key, static_cast<int>(words[0])).first->second;
     }
   }
-  GatedLinearArgs measured = args;
-  measured.rows = args.rows > kMostChoiceRows ? args.rows : choice_rows(args.rows);
-  const MeasuredRows x(device_, args.x, args.rows, measured.rows, args.in * 2);
-  const Buffer results = allocate_buffer(device_, measured.rows * args.dim * 2),
-               products = measured.rows > args.rows ? allocate_buffer(device_, measured.rows * args.dim * 4)
-                                                    : Buffer();
-  measured.x = x.data();
-  measured.y = results.as<>();
-  if (measured.rows > args.rows) product = products.as<>();
+  const std::int64_t most = most_choice_rows(args.rows);
+  const MeasuredRows x(device_, args.x, args.rows, most, args.in * 2);
+  const Buffer y = allocate_buffer(device_, most * args.dim * 2),
+               own_product = most > args.rows ? allocate_buffer(device_, most * args.dim * 4) : Buffer();
+  if (most > args.rows) product = own_product.as<>();
   const Plan plans[] = {std::nullopt, 8, 32};
-  const Plan chosen = plans[fastest_of(device_, std::size(plans), [&](std::size_t i) {
-    issue(measured, plans[i], product);
-    return true;
-  })];
+  const auto measured = [&](std::int64_t rows) {
+    GatedLinearArgs asked = args;
+    asked.x = x.data();
+    asked.y = y.as<>();
+    asked.rows = rows;
+    return measure_ways(device_, std::size(plans), [&](std::size_t i) {
+      issue(asked, plans[i], product);
+      return true;
+    });
+  };
+  const std::vector<float> here = measured(args.rows);
+  const Plan chosen = plans[fastest_way(here, most > args.rows ? measured(most) : here)];
   choices_.emplace(key, chosen);
   std::vector<std::uint64_t> words;
   if (chosen) words.push_back(static_cast<std::uint64_t>(*chosen));

@@ -10,6 +10,7 @@
 
 #include "backends/cuda/choice_file.h"
 #include "backends/cuda/cublas_lt.h"
+#include "backends/cuda/device_buffer.h"
 #include "backends/cuda/fastest.h"
 #include "backends/cuda/kernels.h"
 #include "core/error.h"
@@ -185,28 +186,30 @@ const cublasLtMatmulAlgo_t& Matmul::choose(const MatmulArgs& args, cublasLtMatmu
   const cublasLtMatmulAlgo_t& chosen =
       choices_
           .emplace(key, args.rows < kWorthMeasuring ? candidates(handle_, product, layouts, alignment)[0].algo
-                                                    : measure(args, product, alignment))
+                                                    : measure(args, product, layouts, alignment))
           .first->second;
   store_choice(key, chosen);
   return chosen;
 }
 
-cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_t product, int alignment) {
-  const std::int64_t rows = args.rows > kMostChoiceRows ? args.rows : choice_rows(args.rows);
-  const MeasuredRows x(device_, args.x, args.rows, rows, args.in * (args.bf16 ? 2 : 4));
-  const Layout weight(args.bf16, args.in, args.out, args.in), inputs(args.bf16, args.in, rows, args.in),
-      outputs(args.y_bf16, args.out, rows, args.out);
-  const auto found = candidates(handle_, product, {weight.desc, inputs.desc, outputs.desc}, alignment);
+cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                                     const cublasLtMatrixLayout_t (&layouts)[3], int alignment) {
+  const auto found = candidates(handle_, product, layouts, alignment);
   if (found.size() == 1) return found[0].algo;
-  void* y = allocate_bytes(rows * args.out * (args.y_bf16 ? 2 : 4), device_.index());
+  const std::int64_t most = most_choice_rows(args.rows);
+  const MeasuredRows x(device_, args.x, args.rows, most, args.in * (args.bf16 ? 2 : 4));
+  const Buffer y = allocate_buffer(device_, most * args.out * (args.y_bf16 ? 2 : 4));
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
-  const std::size_t fastest = fastest_of(device_, found.size(), [&](std::size_t i) {
-    return cublas_lt().matmul(handle_, product, &alpha, args.weight, weight.desc, x.data(), inputs.desc,
-                              &beta, y, outputs.desc, y, outputs.desc, &found[i].algo, workspace_,
-                              kWorkspaceBytes, device_.stream()) == CUBLAS_STATUS_SUCCESS;
-  });
-  release_bytes(y);
-  return found[fastest].algo;
+  const auto measured = [&](std::int64_t rows) {
+    const Layout inputs(args.bf16, args.in, rows, args.in), outputs(args.y_bf16, args.out, rows, args.out);
+    return measure_ways(device_, found.size(), [&](std::size_t i) {
+      return cublas_lt().matmul(handle_, product, &alpha, args.weight, layouts[0], x.data(), inputs.desc,
+                                &beta, y.as<>(), outputs.desc, y.as<>(), outputs.desc, &found[i].algo,
+                                workspace_, kWorkspaceBytes, device_.stream()) == CUBLAS_STATUS_SUCCESS;
+    });
+  };
+  const std::vector<float> here = measured(args.rows);
+  return found[fastest_way(here, most > args.rows ? measured(most) : here)].algo;
 }
 
 std::string Matmul::key_text(const Key& key) const {

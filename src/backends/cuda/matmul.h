@@ -51,7 +51,8 @@ class Matmul {
 
   const cublasLtMatmulAlgo_t& choose(const MatmulArgs& args, cublasLtMatmulDesc_t product,
                                      const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
-  cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product, int alignment);
+  cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
+                               const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
   std::string key_text(const Key& key) const;
   void load_choices();
   void store_choice(const Key& key, const cublasLtMatmulAlgo_t& algorithm) const;
