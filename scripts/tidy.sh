@@ -20,4 +20,4 @@ PY
 fi
 # g++'s own warning options and target attributes are unknown to clang.
 printf '%s\0' "${files[@]}" |
-  xargs -0 -n 1 -P "$(nproc)" clang-tidy --quiet -p build/dev --extra-arg=-Wno-unknown-warning-option --extra-arg=-Wno-ignored-attributes
+  xargs -0 -n 1 -P "$(nproc)" clang-tidy --quiet -p build/dev --extra-arg=-Wno-unknown-warning-option --extra-arg=-Wno-ignored-attributes --extra-arg=-Wno-string-concatenation

@@ -4,9 +4,9 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -14,14 +14,16 @@
 
 namespace winnow {
 
-class ApiError : public std::runtime_error {
+// A copy has texts of its own: it may go to another thread.
+class ApiError : public std::exception {
  public:
   // `param` names the field ("messages[2].role"), "" none; `code` is for programs
   // ("context_length_exceeded"),
   // "" none.
-  ApiError(int status, std::string param, std::string code, const std::string& message)
-      : std::runtime_error(message), status_(status), param_(std::move(param)), code_(std::move(code)) {}
+  ApiError(int status, std::string param, std::string code, std::string message)
+      : status_(status), param_(std::move(param)), code_(std::move(code)), message_(std::move(message)) {}
 
+  const char* what() const noexcept override { return message_.c_str(); }
   int status() const { return status_; }
   const std::string& param() const { return param_; }
   const std::string& code() const { return code_; }
@@ -32,7 +34,7 @@ class ApiError : public std::runtime_error {
 
  private:
   int status_;
-  std::string param_, code_;
+  std::string param_, code_, message_;
 };
 
 // 400, naming the field.
