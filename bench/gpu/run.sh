@@ -2,7 +2,8 @@
 # Tests and measures the CUDA backend beside PyTorch on a machine with a GPU, in one run, into one JSON:
 #   bench/gpu/run.sh OUT.json [--quick]
 # Builds first, unless WINNOW_BIN names a folder of programs built before. WINNOW_TEST_MODEL names the demo model. PyTorch and
-# transformers are measured if `python3` has them. --quick: short prompts only. A step that fails leaves its part out and says so.
+# transformers are measured if `python3` has them. --quick: short prompts only. A step that fails leaves its part out and says so; a run that is
+# stopped writes what it has.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -17,7 +18,11 @@ if [[ -z "$bin" ]]; then
   bin=build/release/bin
 fi
 parts="$(mktemp -d)"
-trap 'rm -rf "$parts"' EXIT
+# Also when it is stopped: what was measured until then is an answer.
+join() { python3 bench/gpu/join_parts.py "$parts" "$out" && rm -rf "$parts"; }
+trap join EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 step() {  # step NAME COMMAND...: what COMMAND prints is part NAME, where it writes none itself
   local name="$1" begin=$SECONDS
   shift
@@ -47,4 +52,3 @@ if python3 -c 'import torch, transformers' 2>/dev/null; then
   step peers python3 bench/gpu/peers.py --lengths "$peers" --decode
   step attention_peers python3 bench/gpu/sparse_attention_peers.py "$parts/attention_peers.json" --flex --long
 fi
-python3 bench/gpu/join_parts.py "$parts" "$out"
