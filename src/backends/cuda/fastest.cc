@@ -7,15 +7,15 @@
 namespace winnow::cuda {
 
 // In turns, so that what else happens to the machine meets all of them.
-std::vector<float> measure_ways(Device& device, std::size_t count,
+std::vector<float> measure_ways(Device& device, std::size_t count, int rounds,
                                 const std::function<bool(std::size_t)>& run) {
-  constexpr int kRounds = 4, kRuns = 4;
+  constexpr int kRuns = 4;
   constexpr float kHopeless = 1.25f;
   cudaEvent_t begin = nullptr, end = nullptr;
   check_cuda(cudaEventCreate(&begin), "an event");
   check_cuda(cudaEventCreate(&end), "an event");
   std::vector<float> ms_of(count, std::numeric_limits<float>::infinity());
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const float best = *std::min_element(ms_of.begin(), ms_of.end());
     for (std::size_t i = 0; i < count; ++i) {
       if ((round > 0 && ms_of[i] > kHopeless * best) || !run(i)) continue;

@@ -10,9 +10,11 @@
 
 namespace winnow::cuda {
 
-// Milliseconds of each of `count` ways; run(i) issues way i on the device's stream and says whether it could.
-std::vector<float> measure_ways(Device& device, std::size_t count,
+// Milliseconds of each of `count` ways, the least of `rounds`; run(i) issues way i on the device's stream and
+// says whether it could.
+std::vector<float> measure_ways(Device& device, std::size_t count, int rounds,
                                 const std::function<bool(std::size_t)>& run);
+constexpr int kRoundsHere = 3, kRoundsMost = 1;  // of the two measurements that fastest_way() compares
 // The fastest for the rows at hand among those that are nearly so for the most rows its choice is for.
 std::size_t fastest_way(const std::vector<float>& here, const std::vector<float>& most);
 

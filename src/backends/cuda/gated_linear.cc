@@ -53,18 +53,18 @@ GatedLinear::Plan GatedLinear::choose(const GatedLinearArgs& args, void* product
                own_product = most > args.rows ? allocate_buffer(device_, most * args.dim * 4) : Buffer();
   if (most > args.rows) product = own_product.as<>();
   const Plan plans[] = {std::nullopt, 8, 32};
-  const auto measured = [&](std::int64_t rows) {
+  const auto measured = [&](std::int64_t rows, int rounds) {
     GatedLinearArgs asked = args;
     asked.x = x.data();
     asked.y = y.as<>();
     asked.rows = rows;
-    return measure_ways(device_, std::size(plans), [&](std::size_t i) {
+    return measure_ways(device_, std::size(plans), rounds, [&](std::size_t i) {
       issue(asked, plans[i], product);
       return true;
     });
   };
-  const std::vector<float> here = measured(args.rows);
-  const Plan chosen = plans[fastest_way(here, most > args.rows ? measured(most) : here)];
+  const std::vector<float> here = measured(args.rows, kRoundsHere);
+  const Plan chosen = plans[fastest_way(here, most > args.rows ? measured(most, kRoundsMost) : here)];
   choices_.emplace(key, chosen);
   std::vector<std::uint64_t> words;
   if (chosen) words.push_back(static_cast<std::uint64_t>(*chosen));

@@ -200,16 +200,16 @@ cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_
   const MeasuredRows x(device_, args.x, args.rows, most, args.in * (args.bf16 ? 2 : 4));
   const Buffer y = allocate_buffer(device_, most * args.out * (args.y_bf16 ? 2 : 4));
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
-  const auto measured = [&](std::int64_t rows) {
+  const auto measured = [&](std::int64_t rows, int rounds) {
     const Layout inputs(args.bf16, args.in, rows, args.in), outputs(args.y_bf16, args.out, rows, args.out);
-    return measure_ways(device_, found.size(), [&](std::size_t i) {
+    return measure_ways(device_, found.size(), rounds, [&](std::size_t i) {
       return cublas_lt().matmul(handle_, product, &alpha, args.weight, layouts[0], x.data(), inputs.desc,
                                 &beta, y.as<>(), outputs.desc, y.as<>(), outputs.desc, &found[i].algo,
                                 workspace_, kWorkspaceBytes, device_.stream()) == CUBLAS_STATUS_SUCCESS;
     });
   };
-  const std::vector<float> here = measured(args.rows);
-  return found[fastest_way(here, most > args.rows ? measured(most) : here)].algo;
+  const std::vector<float> here = measured(args.rows, kRoundsHere);
+  return found[fastest_way(here, most > args.rows ? measured(most, kRoundsMost) : here)].algo;
 }
 
 std::string Matmul::key_text(const Key& key) const {
