@@ -56,7 +56,7 @@ struct BlockAttentionParams {
   const std::int32_t* query_rows = nullptr;  // device [queries] ascending cache rows; null: first_row + i
   std::int64_t first_row = 0;
   float scale = 1.0f;
-  DevicePlan plan;
+  DevicePlan plan = {};
   void* workspace = nullptr;  // block_attention_workspace(...) bytes, 256-byte aligned
 };
 
