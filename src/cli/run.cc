@@ -30,6 +30,7 @@ void check_usage(const RunOptions& options) {
 // The document, then the question about it.
 std::string prompt_text(const RunOptions& options) {
   std::string text = options.file ? read_text(*options.file) : "";
+  if (options.file && text.empty()) fail(ErrorCode::kBadArgument, "{}: is empty", *options.file);
   if (options.file && options.prompt) text += text.ends_with('\n') ? "\n" : "\n\n";
   if (options.prompt) text += *options.prompt;
   if (text.empty()) fail(ErrorCode::kBadArgument, "the prompt is empty");
@@ -40,6 +41,8 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
                 const std::string& text, PruneLog& log) {
   const TokenisedPrompt prompt =
       tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
+  const std::string warning = length_warning(policy, static_cast<std::int64_t>(prompt.tokens.size()));
+  if (!warning.empty()) fmt::print(stderr, "winnow: {}\n", warning);
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
   answering.begins_text = options.chat;
@@ -104,9 +107,9 @@ constexpr const char* kFooter = R"(Examples:
   winnow run -m smollm2-135m --chat -f report.txt --policy pooled=0.95 --compare
   winnow run -m smollm2-135m                       (a conversation; /exit or Ctrl-D ends it)
 
-POLICY is dense, keep09, keep08, keep07 or a policy file, each with an optional :SCORER[=FILE] and an optional
-+SELECTOR[=THRESHOLD] (pooled, antidiagonal, vertical_slash, local, exact_mass, threshold), which skips blocks of
-attention: keep08:recency+pooled=0.9. pooled=0.9 alone keeps every token.)";
+POLICY is dense, keep09, keep08, keep07, auto (the policy that was calibrated for the model) or a policy file, each
+with an optional :SCORER[=FILE] and an optional +SELECTOR[=THRESHOLD] (pooled, antidiagonal, vertical_slash, local,
+exact_mass, threshold), which skips blocks of attention: keep08:recency+pooled=0.9. pooled=0.9 alone keeps every token.)";
 
 }  // namespace
 

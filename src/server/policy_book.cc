@@ -14,6 +14,7 @@
 #include "formats/json_text.h"
 #include "runtime/kv_choice.h"
 #include "server/api_error.h"
+#include "sparsity/policy_warnings.h"
 
 namespace winnow {
 namespace {
@@ -104,17 +105,23 @@ Policy PolicyBook::find(const std::string& text) const {
                   printable(text), names));
 }
 
-const Policy& PolicyBook::fastest_within(double max_kl) const {
+Policy PolicyBook::fastest_within(double max_kl, std::int64_t prompt_tokens) const {
   const Policy* best = nullptr;
+  bool elsewhere = false;  // measured, at other lengths
   std::string seen;
   for (const auto& [name, policy] : named_) {
     const auto kl = measured(policy, "kl"), speedup = measured(policy, "speedup");
     if (!kl || !speedup) continue;
+    if (!measured_near(policy, prompt_tokens)) {
+      elsewhere = true;
+      continue;
+    }
     seen += fmt::format("{}{} (KL {:.4g}, {:.2f}x)", seen.empty() ? "" : ", ", name, *kl, *speedup);
     if (*kl > max_kl) continue;
     if (best == nullptr || *speedup > *measured(*best, "speedup")) best = &policy;
   }
   if (best != nullptr) return *best;
+  if (seen.empty() && elsewhere) return parse_policy("dense", model_);
   throw ApiError(
       400, "winnow.max_kl", "no_policy_within_budget",
       fmt::format("winnow.max_kl: no calibrated policy costs at most {}; there {}", max_kl,

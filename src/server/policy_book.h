@@ -2,6 +2,7 @@
 // their folder; a request can never make the server open a file.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -28,9 +29,10 @@ class PolicyBook {
   // ("keep08:recency+pooled"). ApiError(400) naming winnow.policy and what there is.
   Policy find(const std::string& text) const;
 
-  // The policy with the largest measured speed-up among those with a measured KL of at most `max_kl`.
+  // The policy with the largest measured speed-up among those with a measured KL of at most `max_kl`, of
+  // those measured near the prompt's length (policy_warnings.h); where none was, dense, which costs nothing.
   // ApiError(400) naming winnow.max_kl and what was measured.
-  const Policy& fastest_within(double max_kl) const;
+  Policy fastest_within(double max_kl, std::int64_t prompt_tokens) const;
 
   // [{"name", "kl", "speedup", ...}] of the named policies.
   nlohmann::json list() const;

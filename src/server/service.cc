@@ -55,10 +55,10 @@ std::unique_ptr<Answering> Service::begin(AnswerRequest request) {
   check_model(request.model);
   if (!request.seeded) request.sampling.seed = random_bits() >> 12;  // an integer in every JSON reader
   JobSpec spec;
-  spec.policy = policy_of(request.winnow);
   spec.session_file = session_file(request.winnow);
   const auto start = Clock::now();
   spec.prompt = tokens_of(request);
+  spec.policy = policy_of(request.winnow, static_cast<std::int64_t>(spec.prompt.size()));
   AnswerHead head{.id = fmt::format("{}-{:016x}", request.chat ? "chatcmpl" : "cmpl", random_bits()),
                   .model = options_.model_id,
                   .fingerprint = fingerprint_,
@@ -133,8 +133,8 @@ std::int64_t Service::answer_tokens(const AnswerRequest& request, std::int64_t p
   return request.max_tokens.value_or(std::min(options_.default_max_tokens, context - prompt_tokens));
 }
 
-Policy Service::policy_of(const WinnowField& winnow) const {
-  if (winnow.max_kl) return policies_.fastest_within(*winnow.max_kl);
+Policy Service::policy_of(const WinnowField& winnow, std::int64_t prompt_tokens) const {
+  if (winnow.max_kl) return policies_.fastest_within(*winnow.max_kl, prompt_tokens);
   return winnow.policy ? policies_.find(*winnow.policy) : policies_.standard();
 }
 

@@ -62,7 +62,7 @@ class Service {
   std::vector<TokenId> tokens_of(const AnswerRequest& request) const;
   std::vector<TokenId> chat_tokens(const std::vector<ChatMessage>& messages) const;
   std::int64_t answer_tokens(const AnswerRequest& request, std::int64_t prompt_tokens) const;
-  Policy policy_of(const WinnowField& winnow) const;
+  Policy policy_of(const WinnowField& winnow, std::int64_t prompt_tokens) const;
   std::string session_file(const WinnowField& winnow) const;
 
   const Engine& engine_;

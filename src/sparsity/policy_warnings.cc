@@ -3,6 +3,28 @@
 #include <fmt/format.h>
 
 namespace winnow {
+namespace {
+
+// 0: none.
+double measured_length(const Policy& policy) {
+  if (!policy.measured.is_object()) return 0;
+  const auto found = policy.measured.find("length");
+  return found != policy.measured.end() && found->is_number() ? found->get<double>() : 0;
+}
+
+}  // namespace
+
+bool measured_near(const Policy& policy, std::int64_t prompt_tokens) {
+  const double length = measured_length(policy), tokens = static_cast<double>(prompt_tokens);
+  return length == 0 || (tokens >= length / 2 && tokens <= 2 * length);
+}
+
+std::string length_warning(const Policy& policy, std::int64_t prompt_tokens) {
+  if (policy.dense() || measured_near(policy, prompt_tokens)) return "";
+  return fmt::format(
+      "policy {}: was measured at {:.0f} tokens (measured.length); what it costs at {} is not known",
+      policy.name, measured_length(policy), prompt_tokens);
+}
 
 std::vector<std::string> policy_warnings(const Policy& policy) {
   std::vector<std::string> warnings;

@@ -88,6 +88,8 @@ TEST(Run, ChatUsesTheTemplate) {
 TEST(Run, PromptsThatCannotBeRead) {
   expect_error(run_program(on_tiny({"run"}, {"-p", ""})), 1, "empty");
   expect_error(run_program(on_tiny({"run"}, {"-f", "-"})), 1, "empty");
+  expect_error(run_program(on_tiny({"run"}, {"-p", "What is it?", "-f", "/dev/null"})), 1,
+               "/dev/null: is empty");
   expect_error(run_program(on_tiny({"run"}, {"-f", "no/such/text"})), 1, "no/such/text");
   expect_error(run_program(on_tiny({"run"}, {"-f", WINNOW_TEST_DATA})), 1, "folder");
   const Result too_long = run_program(on_tiny({"run"}, {"-f", "-"}), long_text(2000));

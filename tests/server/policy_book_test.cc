@@ -10,6 +10,8 @@ namespace {
 
 const ModelFacts kModel{"model", "0123456789abcdef", 12, 4};
 
+constexpr std::int64_t kTokens = 4000;
+
 std::string measured(double kl, double speedup) {
   return R"({"version": 1, "tokens": {"stages": [{"layer": 4, "keep": 0.5}]}, "measured": {"kl": )" +
          std::to_string(kl) + R"(, "speedup": )" + std::to_string(speedup) + "}}";
@@ -49,8 +51,8 @@ TEST_F(PolicyBookTest, PassesOverWhatCachesAreNotFor) {
   PolicyBook same(kModel, "dense"), q8(kModel, "dense");
   same.add_folder(scratch_.file(""));
   q8.add_folder(scratch_.file(""), KvType::kQ8);
-  EXPECT_EQ(same.fastest_within(1).name, "selected");
-  EXPECT_EQ(q8.fastest_within(1).name, "fast");
+  EXPECT_EQ(same.fastest_within(1, kTokens).name, "selected");
+  EXPECT_EQ(q8.fastest_within(1, kTokens).name, "fast");
   EXPECT_THROW(q8.find("selected"), ApiError);
 }
 
@@ -71,17 +73,30 @@ TEST_F(PolicyBookTest, OpensNoFiles) {
 }
 
 TEST_F(PolicyBookTest, FastestWithinBudget) {
-  EXPECT_EQ(book_.fastest_within(1).name, "fast");
-  EXPECT_EQ(book_.fastest_within(0.05).name, "middle");
-  EXPECT_EQ(book_.fastest_within(0.045).name, "careful");
+  EXPECT_EQ(book_.fastest_within(1, kTokens).name, "fast");
+  EXPECT_EQ(book_.fastest_within(0.05, kTokens).name, "middle");
+  EXPECT_EQ(book_.fastest_within(0.045, kTokens).name, "careful");
   try {
-    book_.fastest_within(0.001);
+    book_.fastest_within(0.001, kTokens);
     ADD_FAILURE();
   } catch (const ApiError& error) {
     EXPECT_EQ(error.param(), "winnow.max_kl");
     EXPECT_NE(std::string(error.what()).find("careful (KL 0.01, 1.20x)"), std::string::npos) << error.what();
   }
-  EXPECT_THROW(PolicyBook(kModel, "dense").fastest_within(9), ApiError);
+  EXPECT_THROW(PolicyBook(kModel, "dense").fastest_within(9, kTokens), ApiError);
+}
+
+// What was measured at one length says nothing of another; dense is within every budget.
+TEST_F(PolicyBookTest, ChoosesAmongThoseMeasuredNearThePromptsLength) {
+  PolicyBook book(kModel, "keep08");
+  Policy policy = book_.find("fast");
+  policy.measured["length"] = 8192;
+  book.add("long", policy);
+  EXPECT_EQ(book.fastest_within(1, 8000).name, "fast");
+  EXPECT_EQ(book.fastest_within(1, 4096).name, "fast");
+  EXPECT_TRUE(book.fastest_within(1, 34).dense());
+  EXPECT_TRUE(book.fastest_within(0.01, 20000).dense());
+  EXPECT_THROW(book.fastest_within(0.01, 8000), ApiError);
 }
 
 }  // namespace

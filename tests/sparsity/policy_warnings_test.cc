@@ -21,6 +21,21 @@ TEST(PolicyWarnings, SecondQuestionsThatAreLost) {
   EXPECT_NE(warnings[0].find("second_question_niah"), std::string::npos);
 }
 
+TEST(PolicyWarnings, LengthsItWasNotMeasuredAt) {
+  Policy policy = measured(1.0);
+  EXPECT_EQ(length_warning(policy, 34), "");
+  policy.measured["length"] = 4096;
+  for (const std::int64_t tokens : {2048, 4096, 8192})
+    EXPECT_EQ(length_warning(policy, tokens), "") << tokens;
+  for (const std::int64_t tokens : {34, 2047, 8193}) {
+    const std::string warning = length_warning(policy, tokens);
+    EXPECT_NE(warning.find("4096 tokens"), std::string::npos) << warning;
+    EXPECT_NE(warning.find(std::to_string(tokens)), std::string::npos) << warning;
+  }
+  policy.tokens.stages.clear();
+  EXPECT_EQ(length_warning(policy, 34), "");
+}
+
 TEST(PolicyWarnings, NothingToSay) {
   EXPECT_TRUE(policy_warnings(measured(0.9)).empty());
   EXPECT_TRUE(policy_warnings(measured(nullptr)).empty());
