@@ -35,6 +35,8 @@ std::string settings_text(const BatchOptions& options, const Engine& engine, con
   // Left out where nothing is skipped, so that files of answers from before there was a choice go on.
   if (!policy.attention.dense()) settings.push_back(policy_to_json(policy)["attention"]);
   if (engine.kv_type() != KvType::kSame) settings.push_back(kv_type_name(engine.kv_type()));
+  // Answers from before learned scores were pooled are of other tokens.
+  if (policy.tokens.scorer == ScorerKind::kLearned) settings.push_back(policy_to_json(policy)["version"]);
   const SamplerOptions& sampling = options.sampling;
   settings.push_back({sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed});
   return dump_json(settings);

@@ -17,7 +17,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::int64_t kVersion = 1;
+// Written, and read as well as version 1, in which `pool` said nothing about learned scores.
+constexpr std::int64_t kVersion = 2;
 
 constexpr NamedValue<HeadReduction> kHeads[] = {{"max", HeadReduction::kMax}, {"mean", HeadReduction::kMean}};
 constexpr NamedValue<QueryReduction> kQueries[] = {{"mean", QueryReduction::kMean},
@@ -167,14 +168,15 @@ void read_model(const Json& json, const std::string& origin, Policy& policy) {
   policy.shape_hash = fields.string("shape_hash").value_or("");
 }
 
-void check_version(const Fields& fields) {
+std::int64_t read_version(const Fields& fields) {
   const auto version = fields.integer("version", 0);
   if (!version) fields.fail_key("version", fmt::format("is missing, expected {}", kVersion));
-  if (*version != kVersion) {
+  if (*version < 1 || *version > kVersion) {
     fields.fail_key("version",
-                    fmt::format("found {}, but this release reads version {} only", *version, kVersion),
+                    fmt::format("found {}, but this release reads versions 1 to {}", *version, kVersion),
                     ErrorCode::kUnsupported);
   }
+  return *version;
 }
 
 Json stages_to_json(const std::vector<Stage>& stages) {
@@ -227,11 +229,12 @@ Json model_to_json(const Policy& policy) {
 
 Policy policy_from_json(const nlohmann::json& json, const std::string& origin) {
   const Fields fields(json, "", origin, {"version", "model", "tokens", "attention", "measured"});
-  check_version(fields);
+  const std::int64_t version = read_version(fields);
   Policy policy;
   policy.name = origin;
   if (const Json* model = fields.find("model")) read_model(*model, origin, policy);
   if (const Json* tokens = fields.find("tokens")) policy.tokens = read_tokens(*tokens, origin);
+  if (version == 1 && policy.tokens.scorer == ScorerKind::kLearned) policy.tokens.pool = 1;
   if (const Json* attention = fields.find("attention")) policy.attention = read_attention(*attention, origin);
   if (const Json* measured = fields.find("measured")) policy.measured = read_measured(*measured, origin);
   return policy;

@@ -23,7 +23,7 @@ TEST(PolicyCheck, NamesWhatIsWrong) {
   const std::vector<std::pair<std::string, std::string>> faults{
       {"no json", "JSON"},
       {R"({"tokens": {}})", "version"},
-      {R"({"version": 2})", "version"},
+      {R"({"version": 3})", "version"},
       {R"({"version": 1, "token": {}})", "token"},
       {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 1.5}]}})", "keep"},
       {R"({"version": 1, "tokens": {"stages": [{"layer": 2, "keep": 0.5}], "scorer": "dice"}})", "dice"},

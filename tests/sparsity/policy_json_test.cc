@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 Policy read(const std::string& text) { return policy_from_json(Json::parse(text), "some/p.json"); }
 
 constexpr const char* kFull = R"({
-  "version": 1,
+  "version": 2,
   "model": {"name": "m", "layers": 30, "shape_hash": "0123"},
   "tokens": {"stages": [{"layer": 3, "keep": 0.5}, {"layer": 16, "top_p": 0.9}],
              "scorer": "learned", "window": 32, "queries": "max", "heads": "mean", "pool": 3, "recency_mix": 0.25,
@@ -76,6 +76,21 @@ TEST(PolicyFromJson, AnAbsoluteScorerFileStays) {
   EXPECT_EQ(policy.tokens.scorer_file, "/x/s.safetensors");
 }
 
+// It keeps the tokens that it kept when winnow wrote it, though every file had a pool then as well.
+TEST(PolicyFromJson, LearnedScoresOfVersion1AreNotPooled) {
+  const auto of = [](int version, const char* scorer) {
+    return read(fmt::format(
+        R"({{"version": {}, "tokens": {{"scorer": "{}", "scorer_file": "s.safetensors", "pool": 7}}}})",
+        version, scorer));
+  };
+  EXPECT_EQ(of(1, "learned").tokens.pool, 1);
+  EXPECT_EQ(of(2, "learned").tokens.pool, 7);
+  EXPECT_EQ(of(1, "attention").tokens.pool, 7);
+  const Json written = policy_to_json(of(1, "learned"));
+  EXPECT_EQ(written.at("version"), 2);
+  EXPECT_EQ(policy_from_json(written, "some/p.json").tokens.pool, 1);
+}
+
 constexpr const char* kHeads = R"({"version": 1, "tokens": {"stages": [
   {"layer": 8, "keep": 0.5, "heads": [[7, 7]]}, {"layer": 13, "keep": 0.5}, {"layer": 18, "top_p": 0.5, "heads": [[17, 2], [7, 7]]}]}})";
 
@@ -126,8 +141,8 @@ TEST(PolicyFromJson, UnknownKeysAreNamedAtEveryLevel) {
 
 TEST(PolicyFromJson, VersionsAndShapes) {
   const BadJson cases[] = {
-      {"{}", {"version", "is missing, expected 1"}},
-      {R"({"version": 2})", {"version", "found 2", "reads version 1 only"}, ErrorCode::kUnsupported},
+      {"{}", {"version", "is missing, expected 2"}},
+      {R"({"version": 3})", {"version", "found 3", "reads versions 1 to 2"}, ErrorCode::kUnsupported},
       {R"({"version": "1"})", {"version: found \"1\""}},
       {R"({"version": 1.0})", {"version: found 1.0, expected an integer"}},
       {"[1]", {"the policy is [1], expected an object"}},
