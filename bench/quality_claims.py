@@ -8,7 +8,8 @@ differences to the policy --against on the items both have. FOLDER holds wikitex
 raw text of WikiText-2. --set held-out: two windows in each of some pieces of 40,000 characters (78,000 at 8,192
 tokens) of the test text and of the second halves of the books in data/texts, and 200 needles: 100 in the test text, 50
 in each book. --set choice: the validation text, the books' first halves, and 60 needles: what variants were chosen on.
-What is in OUT is not done again. Policies that skip blocks should have "gate": "off".
+What is in OUT is not done again; a command that asks for something else is refused there. Policies that skip blocks
+should have "gate": "off".
 """
 
 import argparse
@@ -52,6 +53,21 @@ def commands(args):
     needles = [(f"needles-{text}-{seed}", ["--tasks", args.needles, "--n", "10", "--seed", str(seed), "--text", str(texts[text])])
                for text, seed in NEEDLES[args.set]]
     return windows[:args.pieces] + needles[:args.needle_sets]
+
+
+def check_output(args):
+    """Results are found again by their texts and length alone: all else has to be as it was."""
+    said = args.output / "command.json"
+    asked = {"winnow": args.winnow, "model": args.model, "wikitext": str(args.wikitext.resolve()), "device": args.device,
+             "policies": args.policies, "needles": args.needles}
+    if not said.exists():
+        if any(args.output.glob("*-*.json")):
+            raise SystemExit(f"{args.output}: holds results, but not what was asked for ({said.name}); name another folder")
+        said.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    before = json.loads(said.read_text(encoding="utf-8"))
+    others = [f"--{key} was {before.get(key)}, is {asked[key]}" for key in asked if before.get(key) != asked[key]]
+    if others:
+        raise SystemExit(f"{args.output}: holds results of another command ({'; '.join(others)}); name another folder")
 
 
 def run(args, name, asked):
@@ -107,6 +123,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    check_output(args)
     with concurrent.futures.ThreadPoolExecutor(args.processes) as pool:
         asked = commands(args)
         samples = [s for found in pool.map(lambda c: run(args, *c), asked) for s in found]
