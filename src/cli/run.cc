@@ -41,8 +41,6 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
                 const std::string& text, PruneLog& log) {
   const TokenisedPrompt prompt =
       tokenise_prompt(engine.tokenizer(), text, options.chat, options.parse_special);
-  const std::string warning = length_warning(policy, static_cast<std::int64_t>(prompt.tokens.size()));
-  if (!warning.empty()) fmt::print(stderr, "winnow: {}\n", warning);
   AnswerOptions answering{.tokenizer = engine.tokenizer(), .policy = policy};
   answering.max_new_tokens = options.max_new_tokens;
   answering.begins_text = options.chat;
@@ -70,6 +68,9 @@ int answer_once(const Engine& engine, const RunOptions& options, const Policy& p
     std::fflush(stdout);
   }
   fmt::print(stderr, "{}\n", summary(answer));
+  const bool left_out = answer.kept_tokens() < answer.prompt_tokens || answer.prefill.density() < 1;
+  const std::string warning = left_out ? length_warning(policy, answer.prompt_tokens) : "";
+  if (!warning.empty()) fmt::print(stderr, "winnow: {}\n", warning);
   return 0;
 }
 
