@@ -1,10 +1,7 @@
-// A block of threads takes a group of 16 output features: half a warp a run of columns at a time, a thread
+// A block of threads takes a group of 16 output features: half a warp a block of columns at a time, a thread
 // an output feature, so that a half reads 64 bytes in a row. What the halves found is added up at the end, in
-// one order. Where groups are few, a cluster of blocks shares one.
-#include <cooperative_groups.h>
+// one order.
 #include <cuda_fp16.h>
-
-#include <algorithm>
 
 #include "backends/cuda/device.h"
 #include "backends/cuda/numeric.cuh"
@@ -103,40 +100,34 @@ __device__ __forceinline__ void load_columns(const float* x, float (&v)[8]) {
   load_pack(x + 4, reinterpret_cast<float(&)[4]>(v[4]));
 }
 
-constexpr int kWarps = 16;
-constexpr int kHalves = 2 * kWarps;
-constexpr int kMostSharing = 8;  // blocks of a cluster
-
-// Columns a half takes at a time: a block of the format, or a part of one that is large.
+// Blocks of 256 columns are few: fewer halves share them.
 template <BlockKind kKind>
-constexpr int kRun = std::min(64, static_cast<int>(cpu::block_shape(kKind).columns));
+constexpr int kWarps = cpu::block_shape(kKind).columns == 32 ? 16 : 8;
 
-// Grid: groups, and the blocks that share each, which are a cluster.
 template <BlockKind kKind, class T, int kRows>
-__global__ void __launch_bounds__(32 * kWarps) stored_gemv(StoredPart part, GemvArgs args) {
+__global__ void __launch_bounds__(32 * kWarps<kKind>) stored_gemv(StoredPart part, GemvArgs args) {
   constexpr cpu::BlockShape shape = cpu::block_shape(kKind);
-  constexpr int run = kRun<kKind>, runs_of_block = static_cast<int>(shape.columns) / run;
-  __shared__ float shared[kWarps][kRows][kLanes], found[kRows][kLanes];
+  constexpr auto columns = static_cast<int>(shape.columns);
+  constexpr int warps = kWarps<kKind>, halves = 2 * warps;
+  __shared__ float shared[warps][kRows][kLanes];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, half = thread / kLanes;
-  const auto runs = static_cast<int>(args.in / run);
-  const std::uint8_t* group = part.groups + std::int64_t{blockIdx.x} * (runs / runs_of_block) * shape.bytes;
+  const auto blocks = static_cast<int>(args.in / columns);
+  const std::uint8_t* group = part.groups + std::int64_t{blockIdx.x} * blocks * shape.bytes;
   const T* x = static_cast<const T*>(args.x);
   const auto rows = static_cast<int>(args.rows);
-  const auto sharing = static_cast<int>(gridDim.y), own = static_cast<int>(blockIdx.y);
   float sums[kRows] = {};
-  for (int i = own * kHalves + half; i < runs; i += sharing * kHalves) {
-    BlockReader<kKind> reader(group + i / runs_of_block * shape.bytes, lane);
-    const int begin = i % runs_of_block * run;
+  for (int b = half; b < blocks; b += halves) {
+    BlockReader<kKind> reader(group + b * shape.bytes, lane);
 #pragma unroll 4
-    for (int c = 0; c < run; c += 8) {
+    for (int c = 0; c < columns; c += 8) {
       float w[8], v[8];
-      reader.read(begin + c, w);
+      reader.read(c, w);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (r >= rows) break;
-        load_columns(x + r * args.in + i * run + c, v);
+        load_columns(x + r * args.in + b * columns + c, v);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) sums[r] = fmaf(w[j], v[j], sums[r]);
+        for (int i = 0; i < 8; ++i) sums[r] = fmaf(w[i], v[i], sums[r]);
       }
     }
   }
@@ -147,22 +138,11 @@ __global__ void __launch_bounds__(32 * kWarps) stored_gemv(StoredPart part, Gemv
   }
   __syncthreads();
   const int r = thread / kLanes;
-  float value = 0.0f;
-  if (r < kRows) {
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) value += shared[w][r][lane];
-  }
-  if (sharing > 1) {
-    const auto cluster = cooperative_groups::this_cluster();
-    if (r < kRows) found[r][lane] = value;
-    cluster.sync();
-    if (own == 0 && r < kRows) {
-      for (int other = 1; other < sharing; ++other) value += *cluster.map_shared_rank(&found[r][lane], other);
-    }
-    cluster.sync();  // what is read stays until then
-  }
   const std::int64_t feature = std::int64_t{blockIdx.x} * kLanes + lane;
-  if (own > 0 || r >= rows || feature >= part.rows) return;
+  if (r >= rows || feature >= part.rows) return;
+  float value = 0.0f;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) value += shared[w][r][lane];
   const std::int64_t out = part.first_row + feature;
   if (args.bias != nullptr) value += args.bias[out];
   if (args.y_bf16) {
@@ -183,11 +163,11 @@ __global__ void stored_embed(StoredPart part, int columns, const std::int32_t* r
   const int blocks = columns / block_columns;
   const std::uint8_t* group = part.groups + row / kLanes * blocks * shape.bytes;
   float* to = hidden + std::int64_t{blockIdx.x} * columns;
-  constexpr int kColumns = 32;  // of a thread: whole runs of one scale
-  for (int at = static_cast<int>(threadIdx.x) * kColumns; at < columns;
-       at += static_cast<int>(blockDim.x) * kColumns) {
+  constexpr int kRun = 32;  // columns of a thread: whole runs of one scale
+  for (int at = static_cast<int>(threadIdx.x) * kRun; at < columns;
+       at += static_cast<int>(blockDim.x) * kRun) {
     BlockReader<kKind> reader(group + at / block_columns * shape.bytes, static_cast<int>(row % kLanes));
-    for (int c = 0; c < kColumns; c += 8) {
+    for (int c = 0; c < kRun; c += 8) {
       float w[8];
       reader.read(at % block_columns + c, w);
       for (int i = 0; i < 8; ++i) to[at + c + i] = scale * w[i];
@@ -195,34 +175,17 @@ __global__ void stored_embed(StoredPart part, int columns, const std::int32_t* r
   }
 }
 
-// Until the machine is full, and every half has two runs.
-template <BlockKind kKind>
-int blocks_sharing(std::int64_t groups, std::int64_t in) {
-  constexpr std::int64_t kEnough = 384;  // blocks of threads: three for each of some 130 multiprocessors
-  int sharing = 1;
-  while (sharing < kMostSharing && groups * sharing < kEnough && in / kRun<kKind> >= 2 * sharing * kHalves) {
-    sharing *= 2;
-  }
-  return sharing;
-}
-
 template <BlockKind kKind, class T>
 void launch_rows(const StoredPart& part, const GemvArgs& args, cudaStream_t stream) {
-  const std::int64_t groups = (part.rows + kLanes - 1) / kLanes;
-  const auto sharing = static_cast<unsigned>(blocks_sharing<kKind>(groups, args.in));
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {1, sharing, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(groups), sharing);
-  config.blockDim = dim3(32 * kWarps);
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  const auto kernel = args.rows == 1   ? stored_gemv<kKind, T, 1>
-                      : args.rows <= 4 ? stored_gemv<kKind, T, 4>
-                                       : stored_gemv<kKind, T, 8>;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, part, args), "a product of stored weights");
+  const auto groups = static_cast<unsigned>((part.rows + kLanes - 1) / kLanes);
+  constexpr int threads = 32 * kWarps<kKind>;
+  if (args.rows == 1) {
+    stored_gemv<kKind, T, 1><<<groups, threads, 0, stream>>>(part, args);
+  } else if (args.rows <= 4) {
+    stored_gemv<kKind, T, 4><<<groups, threads, 0, stream>>>(part, args);
+  } else {
+    stored_gemv<kKind, T, 8><<<groups, threads, 0, stream>>>(part, args);
+  }
 }
 
 // call.operator()<kKind>() for the kind.
