@@ -4,6 +4,8 @@
 #include <nccl.h>
 
 #include <atomic>
+#include <chrono>
+#include <mutex>
 
 #include "backends/cuda/library_function.h"
 #include "core/error.h"
@@ -50,6 +52,7 @@ class OpenNccl final : public Nccl {
   OpenNccl& operator=(const OpenNccl&) = delete;
 
   void sum(void* values, std::int64_t count, bool bf16, cudaStream_t stream) override {
+    const std::lock_guard lock(in_use_);
     if (abandoned_) return;
     check(nccl_.all_reduce(values, values, static_cast<std::size_t>(count), bf16 ? ncclBfloat16 : ncclFloat32,
                            ncclSum, comm_, stream),
@@ -57,14 +60,22 @@ class OpenNccl final : public Nccl {
   }
 
   void transfer(void* data, std::int64_t bytes, int from, int to, cudaStream_t stream) override {
+    const std::lock_guard lock(in_use_);
     if (abandoned_) return;
     const auto size = static_cast<std::size_t>(bytes);
     if (rank_ == from) check(nccl_.send(data, size, ncclInt8, to, comm_, stream), "ncclSend");
     if (rank_ == to) check(nccl_.recv(data, size, ncclInt8, from, comm_, stream), "ncclRecv");
   }
 
+  // The communicator is freed: no call may be in it then, but one that waits inside for the rank that is gone
+  // (NCCL connects ranks when they first exchange) and ends by nothing else. Not under the lock, for a step
+  // that is being recorded must end before its graph lets go of the communicator.
   void abandon() override {
-    if (!abandoned_.exchange(true)) nccl_.comm_abort(comm_);
+    {
+      const std::unique_lock lock(in_use_, std::chrono::seconds(2));
+      if (abandoned_.exchange(true)) return;
+    }
+    nccl_.comm_abort(comm_);
   }
 
  private:
@@ -76,7 +87,8 @@ class OpenNccl final : public Nccl {
   Library nccl_;
   int rank_;
   ncclComm_t comm_ = nullptr;
-  std::atomic<bool> abandoned_ = false;
+  std::timed_mutex in_use_;
+  std::atomic<bool> abandoned_ = false;  // set without the lock where a call does not come back
 };
 
 }  // namespace

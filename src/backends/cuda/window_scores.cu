@@ -9,6 +9,11 @@ namespace {
 
 constexpr int kThreads = 256, kColumns = 32, kWarps = kThreads / kColumns;
 
+// NaN wins and stays: the choice of rows must see it.
+__device__ float higher(float highest, float value) {
+  return isnan(highest) || value <= highest ? highest : value;
+}
+
 // Maximum and reciprocal sum of each query's row of logits.
 __global__ void __launch_bounds__(kThreads) stats_kernel(WindowMeansArgs args) {
   __shared__ float shared[33];
@@ -34,9 +39,7 @@ __global__ void __launch_bounds__(kThreads) means_kernel(WindowMeansArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % kColumns, warp = static_cast<int>(threadIdx.x) / kColumns;
   const std::int64_t j = blockIdx.x * std::int64_t{kColumns} + lane;
   const std::int64_t first_query = j - (args.rows - args.queries);  // that sees row j
-  const auto add = [&](float sum, float share) {
-    return args.maximum ? (share <= sum ? sum : share) : sum + share;  // NaN stays
-  };
+  const auto add = [&](float sum, float share) { return args.maximum ? higher(sum, share) : sum + share; };
   float sum = 0.0f;
   if (j < args.rows) {
     const std::int64_t part = (args.queries + kWarps - 1) / kWarps;
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   float result = 0.0f;
   for (std::int64_t h = 0; h < heads; ++h) {
     const float value = means[h * rows + j];
-    result = mean ? result + value : (value <= result ? result : value);  // NaN stays
+    result = mean ? result + value : higher(result, value);
   }
   scores[j] = mean ? result / static_cast<float>(heads) : result;
 }
