@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;  // 1: keys stood for other numbers of rows
 
 std::filesystem::path choices_path() {
   const auto folder = [](const char* name) -> std::filesystem::path {
