@@ -2,10 +2,10 @@
 """How far implementations agree on what a policy keeps: the share of all caches' rows that hold a token which the other
 one's cache of that layer holds too.
 
-  bench/rows_in_common.py MODEL TEXT [--prompts 5] [--bytes 8600] [--policy keep08] [--winnow PROGRAM] NAME=FLAGS...
+  bench/rows_in_common.py MODEL TEXT [--prompts 5] [--characters 8600] [--policy keep08] [--winnow PROGRAM] NAME=FLAGS...
 
 FLAGS are those of `winnow run`, VARIABLE=value may stand before them. Every implementation reads the same prompts,
-pieces of TEXT of that many bytes (some 2,000 tokens). Prints for each pair the mean over the prompts, the smallest and
+pieces of TEXT of that many characters (some 2,000 tokens). Prints for each pair the mean over the prompts, the smallest and
 the largest.
 
   bench/rows_in_common.py smollm2-135m data/texts/persuasion.txt "one=--device cpu" "two=--devices cpu,cpu" \\
@@ -46,7 +46,7 @@ def main():
     parser.add_argument("text")
     parser.add_argument("implementations", nargs="+", metavar="NAME=FLAGS")
     parser.add_argument("--prompts", type=int, default=5)
-    parser.add_argument("--bytes", type=int, default=8600)
+    parser.add_argument("--characters", type=int, default=8600)
     parser.add_argument("--policy", default="keep08")
     parser.add_argument("--winnow", default="build/release/bin/winnow")
     arguments = parser.parse_args()
@@ -58,7 +58,7 @@ def main():
         for i in range(arguments.prompts):
             prompt = os.path.join(folder, "prompt.txt")
             with open(prompt, "w", encoding="utf-8") as file:
-                file.write(text[i * arguments.bytes : (i + 1) * arguments.bytes])
+                file.write(text[i * arguments.characters : (i + 1) * arguments.characters])
             for name in flags:
                 kept[name].append(kept_by_layer(arguments, flags[name], prompt))
     for a, b in itertools.combinations(flags, 2):
