@@ -95,21 +95,29 @@ class Callback {
  private:
   template <class... Arguments>
   int tell(Arguments&&... arguments) {
+    if (raised_) return 1;  // not all calls end at once
     try {
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       if (function_.is_none()) return 0;
-      return function_(std::forward<Arguments>(arguments)...).is(py::bool_(false)) ? 1 : 0;
+      return is_false(function_(std::forward<Arguments>(arguments)...)) ? 1 : 0;
     } catch (...) {
       raised_ = std::current_exception();
       return 1;
     }
   }
 
+  // Python's and numpy's; None and 0 go on.
+  static bool is_false(const py::object& answer) {
+    if (answer.is(py::bool_(false))) return true;
+    return py::isinstance(answer, py::module_::import("numpy").attr("bool_")) && !answer.cast<bool>();
+  }
+
   py::object function_;
   std::exception_ptr raised_;
 };
 
-// A call that the callback may end: what it raised says more than "cancelled".
+// A call that the callback may end: what it raised says more than "cancelled". Where the call succeeds all
+// the same, what it gave is taken before reraise().
 template <class Function>
 void call(const Callback& callback, Function&& function) {
   try {
@@ -118,7 +126,6 @@ void call(const Callback& callback, Function&& function) {
     callback.reraise();
     throw;
   }
-  callback.reraise();
 }
 
 // A handle of the library. Calls hold what get() gives, so that close() during one takes effect after it.
@@ -162,6 +169,7 @@ class Session : public Handle<winnow_session, winnow_session_close> {
     const auto count = static_cast<std::size_t>(tokens.size());
     call(callback,
          [&] { return winnow_session_prefill(session.get(), data, count, chosen.get(), &options); });
+    callback.reraise();
     return copied_logits(session.get());
   }
 
@@ -224,7 +232,7 @@ class Session : public Handle<winnow_session, winnow_session_close> {
     options.on_token = Callback::on_token;
     options.user_data = &callback;
     auto answer = empty<winnow_answer>();
-    call([&] { return winnow_generate(session.get(), &options, &answer); });
+    call(callback, [&] { return winnow_generate(session.get(), &options, &answer); });
     const Tokens tokens = taken(answer.tokens, answer.count);
     const py::object text = answer.text ? py::object(taken(answer.text, answer.text_bytes)) : py::none();
     callback.reraise();
@@ -277,7 +285,7 @@ class Engine : public Handle<winnow_engine, winnow_engine_close> {
     options.progress = Callback::progress;
     options.user_data = &callback;
     winnow_engine* engine = nullptr;
-    call([&] { return winnow_engine_open(&options, &engine); });
+    call(callback, [&] { return winnow_engine_open(&options, &engine); });
     auto opened = std::make_unique<Engine>(engine);
     callback.reraise();
     return opened;
@@ -345,7 +353,10 @@ class Engine : public Handle<winnow_engine, winnow_engine_close> {
     const auto engine = get();
     std::vector<std::shared_ptr<winnow_policy>> held;
     std::vector<const winnow_policy*> pointers;
-    for (const Policy* policy : policies) pointers.push_back(held.emplace_back(policy->get()).get());
+    for (const Policy* policy : policies) {
+      if (policy == nullptr) throw py::type_error("a policy is None");
+      pointers.push_back(held.emplace_back(policy->get()).get());
+    }
     std::vector<winnow_quality> results(policies.size(), empty<winnow_quality>());
     Callback callback(std::move(progress));
     auto options = empty<winnow_evaluate_options>();
@@ -358,6 +369,8 @@ class Engine : public Handle<winnow_engine, winnow_engine_close> {
       return winnow_evaluate(engine.get(), pointers.data(), pointers.size(), text.data(), text.size(),
                              &options, results.data(), &report);
     });
+    const py::str report_text = taken(report, std::char_traits<char>::length(report));
+    callback.reraise();
     py::list qualities;
     for (const winnow_quality& q : results) {
       qualities.append(py::dict("windows"_a = q.windows, "kl"_a = q.kl,
@@ -366,7 +379,7 @@ class Engine : public Handle<winnow_engine, winnow_engine_close> {
                                 "ppl"_a = q.ppl, "avgtok"_a = q.avgtok, "density"_a = q.density,
                                 "kv_share"_a = q.kv_share, "speedup"_a = q.speedup));
     }
-    return py::make_tuple(qualities, taken(report, std::char_traits<char>::length(report)));
+    return py::make_tuple(qualities, report_text);
   }
 };
 

@@ -216,8 +216,8 @@ typedef struct winnow_evaluate_options {
   int64_t length;  /* tokens of a window of the text, the 256 that are predicted included; default 4096, at
                       most the context */
   int64_t windows; /* default 12 */
-  winnow_progress progress;
-  void* user_data; /* progress's */
+  winnow_progress progress; /* between layers and tokens: told a share several times */
+  void* user_data;          /* progress's */
 } winnow_evaluate_options;
 
 /* Beside dense, on the 256 tokens that follow a context read under the policy; means over the windows, and

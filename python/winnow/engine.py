@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from . import _core
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
-Progress = Callable[[float], Any]  # told the share done, 0..1; False cancels
+Progress = Callable[[float], Any]  # told the share done, 0..1; False cancels (but for opening a model)
 PolicyLike = Union["Policy", str, Mapping[str, Any], os.PathLike[str], None]
 
 
@@ -98,8 +99,15 @@ def _no_zero(encoded: bytes, what: str) -> bytes:
     return encoded
 
 
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is not Unicode: {error}; read it with errors='replace'") from error
+
+
 def _encoded(text: str, what: str) -> bytes:
-    return _no_zero(text.encode(), what)
+    return _no_zero(_utf8(text, what), what)
 
 
 def _path(path: str | os.PathLike[str], what: str) -> bytes:
@@ -114,6 +122,20 @@ def _token_array(tokens: ArrayLike) -> Tokens:
     if array.size > 0 and (array.min() < limits.min or array.max() > limits.max):
         raise ValueError("a token does not fit 32 bits")
     return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _token(token: int) -> int:
+    token = operator.index(token)  # no float, which would be cut
+    if not -(2**31) <= token < 2**31:
+        raise ValueError(f"a token is {token}: does not fit 32 bits")
+    return token
+
+
+def _seed(seed: int) -> int:
+    seed = operator.index(seed)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}: must be at least 0 and fit 64 bits")
+    return seed
 
 
 class Policy:
@@ -151,7 +173,7 @@ class Engine:
         self._core = _core.Engine(
             None if model is None else _path(model, "model"),
             None if random_weights is None else _encoded(random_weights, "random_weights"),
-            seed,
+            _seed(seed),
             _encoded(device, "device"),
             _encoded(precision, "precision"),
             _encoded(kv, "kv"),
@@ -174,7 +196,7 @@ class Engine:
         return Model(**self._core.model())
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> Tokens:
-        tokens: Tokens = self._core.tokenize(text, parse_special)
+        tokens: Tokens = self._core.tokenize(_utf8(text, "text"), parse_special)
         return tokens
 
     def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
@@ -210,9 +232,11 @@ class Engine:
         progress: Progress | None = None,
     ) -> Evaluation:
         """What each policy costs on `text`, beside dense on the same windows (docs/evaluation.md). 0: the defaults,
-        4,096 tokens (at most the context) and 12 windows."""
+        4,096 tokens (at most the context) and 12 windows. `progress` is told a share several times, so that it can end
+        a long window."""
         parsed = [self.policy(policy) for policy in policies]
-        results, report = self._core.evaluate(text, [policy._core for policy in parsed], length, windows, progress)
+        cores = [policy._core for policy in parsed]
+        results, report = self._core.evaluate(_utf8(text, "text"), cores, length, windows, progress)
         qualities = [Quality(policy=policy.name, **result) for policy, result in zip(parsed, results)]
         return Evaluation(qualities, json.loads(report))
 
@@ -249,7 +273,7 @@ class Session:
 
     def decode(self, token: int) -> Logits:
         """Reads one token, and returns logits()."""
-        logits: Logits = self._core.decode(int(token))
+        logits: Logits = self._core.decode(_token(token))
         return logits
 
     def logits(self) -> Logits:
@@ -282,7 +306,9 @@ class Session:
         the answer. `new_text`: the answer begins a text (a chat's), else it goes on with the prompt's."""
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}: must be at least 1")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p is {top_p}: must be above 0 and at most 1")
         stops = [_encoded(text, "a stop text") for text in stop]
         return Answer(
-            *self._core.generate(max_new_tokens, temperature, top_k, top_p, seed, stops, new_text, on_token)
+            *self._core.generate(max_new_tokens, temperature, top_k, top_p, _seed(seed), stops, new_text, on_token)
         )

@@ -82,12 +82,15 @@ winnow_quality quality_of(const std::vector<ResultRow>& rows, const std::string&
 
 RunResult run(const Evaluation& evaluation, const winnow_evaluate_options& given) {
   bool stop = false;
+  double done = 0;
   RunnerOptions options;
   if (given.progress != nullptr) {
-    options.progress = [&](double share, const std::string&) {
-      stop = given.progress(share, given.user_data) != 0 || stop;
+    const auto tell = [&] { return stop = stop || given.progress(done, given.user_data) != 0; };
+    options.progress = [&, tell](double share, const std::string&) {
+      done = share;
+      tell();
     };
-    options.cancelled = [&] { return stop; };
+    options.cancelled = tell;  // a window may take minutes: who wants to stop is asked within one too
   }
   RunResult result = evaluation.run(options);
   if (!result.finished()) throw Cancelled();

@@ -166,7 +166,7 @@ bool Session::run_layers(Turn& turn) {
     }
   }
   if (turn.options.progress) turn.options.progress(1.0);
-  return true;
+  return !cancelled(turn.options.cancelled);  // which may be what it said to 1.0
 }
 
 std::vector<std::int32_t> Session::places(const Turn& turn) const {

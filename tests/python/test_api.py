@@ -86,8 +86,35 @@ def test_a_callback_ends_an_answer_and_its_exception_arrives(engine):
 
     with pytest.raises(KeyError, match="mine"):
         session.generate(5, on_token=fails)
-    with pytest.raises(winnow.Error, match="cancelled"):
-        engine.session().prefill([1, 2, 3], progress=lambda share: False)
+    for no in (False, np.False_):
+        with pytest.raises(winnow.Error, match="cancelled"):
+            engine.session().prefill([1, 2, 3], progress=lambda share: no)
+    assert engine.session().prefill([1, 2, 3], progress=lambda share: 0).ndim == 1
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_a_prefill_whose_callback_fails_has_read_nothing(engine, at):
+    def fails(share):
+        if share == at:
+            raise KeyError("mine")
+
+    session = engine.session()
+    session.prefill([1, 2, 3])
+    with pytest.raises(KeyError, match="mine"):
+        session.prefill([4, 5], progress=fails)
+    assert session.stats.tokens == 3
+
+
+def test_a_callback_that_failed_is_not_called_again():
+    calls = []
+
+    def fails(share):
+        calls.append(share)
+        raise KeyError(len(calls))
+
+    with pytest.raises(KeyError, match="1"):
+        winnow.Engine(GOLDEN / "tiny-llama", threads=1, progress=fails)
+    assert len(calls) == 1
 
 
 def test_evaluation_compares_with_dense(engine, golden):
@@ -97,7 +124,8 @@ def test_evaluation_compares_with_dense(engine, golden):
     dense, pruned = found.results
     assert dense.kl == 0 and dense.top1 == 1 and dense.windows == 2
     assert pruned.kl > 0 and pruned.kl_interval[0] <= pruned.kl <= pruned.kl_interval[1]
-    assert pruned.avgtok < 1 and seen and seen[-1] <= 1
+    assert pruned.avgtok < 1 and seen == sorted(seen) and seen[-1] <= 1
+    assert len(seen) > 4 * len(set(seen))  # within a window too
     assert found.report["schema"] == "winnow.evaluation/1"
 
 
@@ -147,16 +175,49 @@ def test_other_threads_run_during_a_call(engine):
 
 
 def test_ctrl_c_ends_a_call(engine):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     text = "wind and corn. the old mill " * 4000
-    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.evaluate(text, [STAGES], length=300, windows=60)
-        timer.join()  # a fast machine may have finished by now
-        time.sleep(1)
-    signal.signal(signal.SIGINT, before)
+    whole, heard, begun = [], [], threading.Event()
+    engine.evaluate(text, [STAGES], length=300, windows=60, progress=whole.append)
+
+    def interrupt():
+        if begun.wait(30):
+            signal.raise_signal(signal.SIGINT)
+
+    def progress(share):
+        heard.append(share)
+        begun.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    worker = threading.Thread(target=interrupt)
+    worker.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.evaluate(text, [STAGES], length=300, windows=60, progress=progress)
+            worker.join()
+    finally:
+        worker.join()
+        signal.signal(signal.SIGINT, before)
+    assert 0 < len(heard) < len(whole) / 2  # it did not go on to its end
     assert engine.session().prefill([1, 2, 3]).ndim == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda e: e.tokenize("a\ud800"), ValueError, "errors='replace'"),
+        (lambda e: e.evaluate("a\ud800", ["dense"]), ValueError, "errors='replace'"),
+        (lambda e: e.session().generate(1, stop=["\ud800"]), ValueError, "a stop text is not Unicode"),
+        (lambda e: e.session().generate(1, seed=-1), ValueError, "seed is -1"),
+        (lambda e: e.session().generate(1, top_p=0.0), ValueError, "top_p is 0.0"),
+        (lambda e: winnow.Engine("x", seed=2**64), ValueError, "seed is"),
+        (lambda e: e.session().decode(2**31), ValueError, "32 bits"),
+        (lambda e: e.session().decode(2.7), TypeError, "float"),
+        (lambda e: e._core.evaluate("text", [None], 0, 0, None), TypeError, "policy is None"),
+    ],
+)
+def test_arguments_that_cannot_be_passed_on_say_why(engine, call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(engine)
 
 
 def test_closing_during_a_call_waits_for_its_end():
