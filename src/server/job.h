@@ -80,11 +80,12 @@ using JobEvent = std::variant<PromptReport, AnswerPart, AnswerEnd, ApiError>;
 
 class Job {
  public:
-  Job(JobSpec job, Clock::time_point deadline_in) : spec(std::move(job)), deadline(deadline_in) {}
+  Job(JobSpec job, std::chrono::milliseconds limit_in) : spec(std::move(job)), limit(limit_in) {}
 
   const JobSpec spec;
-  const Clock::time_point deadline;
+  const std::chrono::milliseconds limit;
   const Clock::time_point created = Clock::now();
+  const Clock::time_point deadline = created + limit;
 
   // The next event; nothing if none came in time. AnswerEnd and ApiError are the last.
   std::optional<JobEvent> wait(std::chrono::milliseconds timeout);

@@ -43,8 +43,7 @@ ApiError as_api_error(std::exception_ptr thrown) {
 ApiError shutting_down() { return {503, "", "shutting_down", "the server is shutting down"}; }
 
 ApiError out_of_time(const Job& job) {
-  const std::chrono::duration<double> limit =
-      std::chrono::round<std::chrono::milliseconds>(job.deadline - job.created);
+  const std::chrono::duration<double> limit = job.limit;
   return {504, "", "timeout", fmt::format("no answer within the limit of {:g} s", limit.count())};
 }
 
@@ -82,7 +81,7 @@ std::shared_ptr<Job> Scheduler::submit(JobSpec spec) {
     bad_field("n", "is {}, this server decodes at most {} answers at once", spec.choices,
               options_.max_sequences);
   }
-  auto job = std::make_shared<Job>(std::move(spec), Clock::now() + options_.request_timeout);
+  auto job = std::make_shared<Job>(std::move(spec), options_.request_timeout);
   {
     const std::scoped_lock lock(mutex_);
     if (draining_ || stopping_) throw shutting_down();

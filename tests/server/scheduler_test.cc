@@ -358,12 +358,19 @@ TEST(SchedulerLimits, FullQueue) {
 
 TEST(SchedulerLimits, Time) {
   Metrics metrics;
-  Scheduler scheduler(engine(), {.request_timeout = std::chrono::milliseconds(0)}, metrics);
+  // Over when the scheduler has waited for a neighbour.
+  Scheduler scheduler(engine(), {.request_timeout = std::chrono::milliseconds(1)}, metrics);
   const Outcome late = outcome(*scheduler.submit(greedy(some_tokens(40), 4)));
   ASSERT_TRUE(late.error);
   EXPECT_EQ(late.error->status(), 504);
-  EXPECT_STREQ(late.error->what(), "no answer within the limit of 0 s");
+  EXPECT_STREQ(late.error->what(), "no answer within the limit of 0.001 s");
   EXPECT_EQ(metrics.timed_out, 1);
+}
+
+TEST(SchedulerLimits, TheTimeIsWhatWasAsked) {
+  const Job job(greedy(some_tokens(4), 1), std::chrono::milliseconds(1500));
+  EXPECT_EQ(job.limit, std::chrono::milliseconds(1500));
+  EXPECT_EQ(job.deadline - job.created, job.limit);
 }
 
 TEST(SchedulerLimits, DrainFinishesAndRefuses) {
