@@ -1,5 +1,6 @@
 #include "ranks/shared_ranks.h"
 
+#include <fmt/format.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -138,7 +139,10 @@ class SharedCommunicator final : public Communicator {
 
   std::string stop_reason() const {
     const std::int32_t rank = header_.stopped_by.load(std::memory_order_acquire);
-    return rank == kNobody ? "" : region_->reason(rank);
+    if (rank == kNobody) return "";
+    const std::string why = region_->reason(rank);
+    // "" would say that nobody has stopped.
+    return why.empty() ? fmt::format("rank {} stopped and did not say why", rank) : why;
   }
   void fail_if_stopped() const {
     if (const std::string why = stop_reason(); !why.empty()) fail(ErrorCode::kUnsupported, "{}", why);

@@ -102,6 +102,14 @@ TEST(StoppedRanks, TheFirstFailureIsTheCause) {
   EXPECT_THROW(other->barrier(), Error);
 }
 
+TEST(StoppedRanks, EndTheOthersWithoutAReasonToo) {
+  const auto region = std::make_shared<SharedRegion>(2);
+  const auto first = join_region(region, 0), second = join_region(region, 1);
+  first->stop("");
+  EXPECT_NE(second->failure(), "");
+  EXPECT_THROW(second->barrier(), Error);
+}
+
 TEST(StoppedRanks, ALongReasonIsCutShort) {
   const auto region = std::make_shared<SharedRegion>(2);
   const auto ranks = join_region(region, 1);
