@@ -397,9 +397,20 @@ void raise(const Failure& failure) {
   PyErr_SetObject(type.ptr(), error.ptr());
 }
 
+// pybind11 before 2.12 reads the arrays of numpy 2 wrongly, without an error.
+void check_numpy() {
+  const auto version = py::module_::import("numpy").attr("__version__").cast<std::string>();
+  if (PYBIND11_VERSION_HEX >= 0x020C0000 || version.starts_with("1.")) return;
+  throw py::import_error(
+      "winnow was built with pybind11 " PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(
+          PYBIND11_VERSION_MINOR) ", which cannot read the arrays of numpy " +
+      version + ": build it with pybind11 2.12 or later, or use numpy 1");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
+  check_numpy();
   module.attr("version") = winnow_version();
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {

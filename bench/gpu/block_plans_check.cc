@@ -59,7 +59,10 @@ int check_plan(const PlanCase& c, std::uint64_t seed) {
   kv.v = Buffer::host(static_cast<std::int64_t>(k.size() * sizeof(T)));
   std::memcpy(kv.k.as<>(), k.data(), k.size() * sizeof(T));
   std::memcpy(kv.v.as<>(), v.data(), v.size() * sizeof(T));
-  BlockPlannerParams params{.rule = c.rule, .thresholds = std::vector<float>(kHeads, c.threshold), .kv = &kv};
+  BlockPlannerParams params;
+  params.rule = c.rule;
+  params.thresholds.assign(kHeads, c.threshold);
+  params.kv = &kv;
   params.scale = 1 / std::sqrt(static_cast<float>(c.dim));
   params.dense_from_row = c.dense_from_row;
   const MatrixView queries{const_cast<T*>(q.data()), c.dtype, c.queries, kHeads * c.dim};

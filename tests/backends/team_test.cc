@@ -29,7 +29,7 @@ TEST(Team, EveryThreadDoesEveryRound) {
 
 TEST(Team, ExceptionsOfAnyThreadAreThrownAgain) {
   for (const int thrower : {0, 1}) {
-    int after = 0;
+    std::atomic<int> after{0};
     cpu::Team team(2);
     team.open([&] {
       EXPECT_THROW(cpu::parallel(2,
