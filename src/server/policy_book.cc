@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <optional>
 #include <string_view>
 
 #include "core/byte_reader.h"
@@ -49,12 +48,6 @@ bool names_no_file(std::string_view text) {
   const std::size_t plus = text.find('+');
   return plus != std::string_view::npos && is_preset(text.substr(0, plus)) &&
          is_selector(text.substr(plus + 1));
-}
-
-std::optional<double> measured(const Policy& policy, const char* key) {
-  if (!policy.measured.is_object() || !policy.measured.contains(key)) return std::nullopt;
-  const json& value = policy.measured[key];
-  return value.is_number() ? std::optional(value.get<double>()) : std::nullopt;
 }
 
 }  // namespace
@@ -110,7 +103,7 @@ Policy PolicyBook::fastest_within(double max_kl, std::int64_t prompt_tokens) con
   bool elsewhere = false;  // measured, at other lengths
   std::string seen;
   for (const auto& [name, policy] : named_) {
-    const auto kl = measured(policy, "kl"), speedup = measured(policy, "speedup");
+    const auto kl = measured_number(policy, "kl"), speedup = measured_number(policy, "speedup");
     if (!kl || !speedup) continue;
     if (!measured_near(policy, prompt_tokens)) {
       elsewhere = true;
@@ -118,7 +111,7 @@ Policy PolicyBook::fastest_within(double max_kl, std::int64_t prompt_tokens) con
     }
     seen += fmt::format("{}{} (KL {:.4g}, {:.2f}x)", seen.empty() ? "" : ", ", name, *kl, *speedup);
     if (*kl > max_kl) continue;
-    if (best == nullptr || *speedup > *measured(*best, "speedup")) best = &policy;
+    if (best == nullptr || *speedup > *measured_number(*best, "speedup")) best = &policy;
   }
   if (best != nullptr) return *best;
   if (seen.empty() && elsewhere) return parse_policy("dense", model_);
@@ -133,7 +126,7 @@ json PolicyBook::list() const {
   for (const auto& [name, policy] : named_) {
     json entry = {{"name", name}};
     for (const char* key : {"kl", "dce", "niah", "speedup", "density", "avgtok", "length"}) {
-      if (const auto value = measured(policy, key)) entry[key] = *value;
+      if (const auto value = measured_number(policy, key)) entry[key] = *value;
     }
     result.push_back(std::move(entry));
   }

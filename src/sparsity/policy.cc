@@ -113,9 +113,7 @@ std::vector<std::string> files_beside_policies(const std::string& folder, const 
 // lost least when it was measured.
 Policy calibrated_policy(const ModelFacts& model) {
   const auto loss = [](const Policy& policy) {
-    const auto kl = policy.measured.find("kl");
-    const bool known = kl != policy.measured.end() && kl->is_number();
-    return known ? kl->get<double>() : std::numeric_limits<double>::infinity();
+    return measured_number(policy, "kl").value_or(std::numeric_limits<double>::infinity());
   };
   for (const std::string& folder : data_folders()) {
     std::optional<Policy> best;
@@ -227,6 +225,13 @@ void set_scorer(TokenPolicy& tokens, const PolicyText& parts, const std::string&
 }
 
 }  // namespace
+
+std::optional<double> measured_number(const Policy& policy, const char* key) {
+  if (!policy.measured.is_object()) return std::nullopt;
+  const auto found = policy.measured.find(key);
+  if (found == policy.measured.end() || !found->is_number()) return std::nullopt;
+  return found->get<double>();
+}
 
 std::string shipped_scorers(const ModelFacts& model) {
   for (const std::string& folder : data_folders()) {

@@ -111,6 +111,9 @@ struct ModelFacts {
 // JSON, a key given twice or more than 1 MiB are Error(kBadFormat).
 Policy parse_policy(const std::string& text, const ModelFacts& model);
 
+// The number that policy.measured has under this key; nothing where there is none.
+std::optional<double> measured_number(const Policy& policy, const char* key);
+
 // The file of the scorers that came with winnow for this very model, which keep08:learned takes; empty when
 // there are none.
 std::string shipped_scorers(const ModelFacts& model);

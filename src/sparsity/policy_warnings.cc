@@ -6,11 +6,7 @@ namespace winnow {
 namespace {
 
 // 0: none.
-double measured_length(const Policy& policy) {
-  if (!policy.measured.is_object()) return 0;
-  const auto found = policy.measured.find("length");
-  return found != policy.measured.end() && found->is_number() ? found->get<double>() : 0;
-}
+double measured_length(const Policy& policy) { return measured_number(policy, "length").value_or(0); }
 
 }  // namespace
 
@@ -28,16 +24,13 @@ std::string length_warning(const Policy& policy, std::int64_t prompt_tokens) {
 
 std::vector<std::string> policy_warnings(const Policy& policy) {
   std::vector<std::string> warnings;
-  if (policy.dense() || !policy.measured.is_object()) return warnings;
-  const auto found = policy.measured.find("second_question_niah");
-  if (found == policy.measured.end() || !found->is_number()) return warnings;
-  const auto share = found->get<double>();
-  if (share < kSafeSecondQuestion) {
+  const auto share = measured_number(policy, "second_question_niah");
+  if (!policy.dense() && share && *share < kSafeSecondQuestion) {
     warnings.push_back(fmt::format(
         "policy {}: only {:.0f}% of second questions about a prompt were answered when it was measured "
         "(measured.second_question_niah); ask everything in the first turn, or use dense for "
         "conversations",
-        policy.name, 100 * share));
+        policy.name, 100 * *share));
   }
   return warnings;
 }
