@@ -77,7 +77,7 @@ ItemClaims::ItemClaims(std::string prefix, RankOfLaunch self, const std::functio
     : prefix_(std::move(prefix)),
       self_(std::move(self)),
       claims_(prefix_ + ".claims"),
-      own_(rank_file(self_.rank)) {
+      own_(rank_file(prefix_, self_.rank)) {
   if (self_.rank == 0) {
     begin(prepare);
     return;
@@ -114,7 +114,9 @@ bool ItemClaims::join() {
   return true;
 }
 
-std::string ItemClaims::rank_file(int rank) const { return fmt::format("{}.rank{}", prefix_, rank); }
+std::string ItemClaims::rank_file(const std::string& prefix, int rank) {
+  return fmt::format("{}.rank{}", prefix, rank);
+}
 
 // A line holds the launch, so that those of an earlier one mean nothing.
 void ItemClaims::append(const std::string& line) {
@@ -142,7 +144,7 @@ void ItemClaims::finish() {
 }
 
 // Whether the rank's process has ended, or has not begun: its lock is free.
-bool ItemClaims::gone(int rank) const { return lock_is_free(rank_file(rank)); }
+bool ItemClaims::gone(int rank) const { return lock_is_free(rank_file(prefix_, rank)); }
 
 bool ItemClaims::lock_is_free(const std::string& path) {
   if (!std::filesystem::exists(path)) return true;
@@ -166,13 +168,13 @@ std::vector<int> ItemClaims::wait_for_others(const std::function<bool()>& cancel
 bool ItemClaims::ended(int rank) const { return said(fmt::format("done {}", rank)) || gone(rank); }
 
 bool ItemClaims::at_work(const std::string& prefix, int rank) {
-  const std::string path = fmt::format("{}.rank{}", prefix, rank);
+  const std::string path = rank_file(prefix, rank);
   return !wait_until([&] { return lock_is_free(path); }, kLastMoment);
 }
 
 void ItemClaims::remove() {
   std::error_code ignored;
-  for (int rank = 0; rank < self_.size; ++rank) std::filesystem::remove(rank_file(rank), ignored);
+  for (int rank = 0; rank < self_.size; ++rank) std::filesystem::remove(rank_file(prefix_, rank), ignored);
   std::filesystem::remove(prefix_ + ".claims", ignored);
 }
 

@@ -47,7 +47,7 @@ class ItemClaims {
   static bool at_work(const std::string& prefix, int rank);
 
  private:
-  std::string rank_file(int rank) const;
+  static std::string rank_file(const std::string& prefix, int rank);
   void lock_own();
   void begin(const std::function<void()>& prepare);
   bool join();
