@@ -4,6 +4,8 @@
 #include <limits>
 #include <vector>
 
+#include "backends/cuda/device_buffer.h"
+
 namespace winnow::cuda {
 
 // In turns, so that what else happens to the machine meets all of them.
@@ -44,17 +46,22 @@ std::size_t fastest_way(const std::vector<float>& here, const std::vector<float>
   return fastest;
 }
 
+std::size_t fastest_way(std::int64_t rows, std::int64_t most,
+                        const std::function<std::vector<float>(std::int64_t, int)>& measure) {
+  constexpr int kRoundsHere = 3, kRoundsMost = 1;
+  const std::vector<float> here = measure(rows, kRoundsHere);
+  return fastest_way(here, most > rows ? measure(most, kRoundsMost) : here);
+}
+
 MeasuredRows::MeasuredRows(Device& device, const void* x, std::int64_t given, std::int64_t rows,
                            std::int64_t row_bytes)
     : data_(x) {
   if (rows <= given) return;
-  own_ = allocate_bytes(rows * row_bytes, device.index());
+  own_ = allocate_buffer(device, rows * row_bytes);
   for (std::int64_t row = 0; row < rows; row += given) {
-    device.copy(static_cast<std::byte*>(own_) + row * row_bytes, x, std::min(given, rows - row) * row_bytes);
+    device.copy(own_.as<std::byte>() + row * row_bytes, x, std::min(given, rows - row) * row_bytes);
   }
-  data_ = own_;
+  data_ = own_.as<>();
 }
-
-MeasuredRows::~MeasuredRows() { release_bytes(own_); }
 
 }  // namespace winnow::cuda

@@ -63,8 +63,7 @@ GatedLinear::Plan GatedLinear::choose(const GatedLinearArgs& args, void* product
       return true;
     });
   };
-  const std::vector<float> here = measured(args.rows, kRoundsHere);
-  const Plan chosen = plans[fastest_way(here, most > args.rows ? measured(most, kRoundsMost) : here)];
+  const Plan chosen = plans[fastest_way(args.rows, most, measured)];
   choices_.emplace(key, chosen);
   std::vector<std::uint64_t> words;
   if (chosen) words.push_back(static_cast<std::uint64_t>(*chosen));

@@ -208,8 +208,7 @@ cublasLtMatmulAlgo_t Matmul::measure(const MatmulArgs& args, cublasLtMatmulDesc_
                                 workspace_, kWorkspaceBytes, device_.stream()) == CUBLAS_STATUS_SUCCESS;
     });
   };
-  const std::vector<float> here = measured(args.rows, kRoundsHere);
-  return found[fastest_way(here, most > args.rows ? measured(most, kRoundsMost) : here)].algo;
+  return found[fastest_way(args.rows, most, measured)].algo;
 }
 
 std::string Matmul::key_text(const Key& key) const {
