@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 #include <winnow/winnow.h>
 
+#include <cmath>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -48,6 +49,12 @@ Struct empty() {
   Struct result;
   WINNOW_INIT(result);
   return result;
+}
+
+// None of windows too few for one.
+py::object interval(double low, double high) {
+  if (std::isnan(low)) return py::none();
+  return py::make_tuple(low, high);
 }
 
 const char* pointer_to(const Text& text) { return text ? text->c_str() : nullptr; }
@@ -374,8 +381,8 @@ class Engine : public Handle<winnow_engine, winnow_engine_close> {
     py::list qualities;
     for (const winnow_quality& q : results) {
       qualities.append(py::dict("windows"_a = q.windows, "kl"_a = q.kl,
-                                "kl_interval"_a = py::make_tuple(q.kl_low, q.kl_high), "dce"_a = q.dce,
-                                "dce_interval"_a = py::make_tuple(q.dce_low, q.dce_high), "top1"_a = q.top1,
+                                "kl_interval"_a = interval(q.kl_low, q.kl_high), "dce"_a = q.dce,
+                                "dce_interval"_a = interval(q.dce_low, q.dce_high), "top1"_a = q.top1,
                                 "ppl"_a = q.ppl, "avgtok"_a = q.avgtok, "density"_a = q.density,
                                 "kv_share"_a = q.kv_share, "speedup"_a = q.speedup));
     }

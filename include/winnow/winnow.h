@@ -221,7 +221,7 @@ typedef struct winnow_evaluate_options {
 } winnow_evaluate_options;
 
 /* Beside dense, on the 256 tokens that follow a context read under the policy; means over the windows, and
- * bounds of their 95% bootstrap intervals. In nats. */
+ * bounds of their 95% bootstrap intervals: NaN of fewer than 5 windows, too few for an interval. In nats. */
 typedef struct winnow_quality {
   size_t size;
   int64_t windows;

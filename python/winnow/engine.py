@@ -58,14 +58,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Quality:
-    """What a policy costs beside dense: means over windows of a text, with 95% intervals; in nats."""
+    """What a policy costs beside dense: means over windows of a text, with 95% intervals (None of fewer than 5 windows);
+    in nats."""
 
     policy: str
     windows: int
     kl: float
-    kl_interval: tuple[float, float]
+    kl_interval: tuple[float, float] | None
     dce: float
-    dce_interval: tuple[float, float]
+    dce_interval: tuple[float, float] | None
     top1: float
     ppl: float
     avgtok: float

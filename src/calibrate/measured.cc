@@ -31,7 +31,7 @@ Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windo
   measured.needles = std::ssize(needles);
   if (const auto kl = estimate(windows, "kl")) {
     measured.kl = kl->value;
-    measured.kl_error = kl->standard_error;
+    if (kl->spread) measured.kl_error = kl->spread->standard_error;
   }
   measured.dce = value_or_zero(estimate(windows, "dce"));
   measured.niah = value_or_zero(estimate(needles, "score"));
@@ -49,7 +49,7 @@ Measured measure_samples(const EvalPolicy& policy, std::span<const Sample> windo
 nlohmann::json to_json(const Measured& measured) {
   return {{"policy", measured.policy.name},
           {"kl", measured.kl},
-          {"kl_standard_error", measured.kl_error},
+          {"kl_standard_error", or_null(measured.kl_error)},
           {"dce", measured.dce},
           {"niah", measured.needles > 0 ? nlohmann::json(measured.niah) : nlohmann::json()},
           {"second_question_niah", or_null(measured.second_question)},

@@ -13,7 +13,8 @@ namespace winnow {
 
 struct Measured {
   EvalPolicy policy;
-  double kl = 0, kl_error = 0, dce = 0, niah = 0;  // kl_error: standard error
+  double kl = 0, dce = 0, niah = 0;
+  std::optional<double> kl_error;  // standard error; nothing of windows too few for one
   std::optional<double> second_question;
   double speedup = 1, density = 1, avgtok = 1, attn_work = 1;
   std::int64_t windows = 0, needles = 0;

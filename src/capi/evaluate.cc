@@ -1,6 +1,7 @@
 // What policies cost: windows of a text, as winnow eval measures them.
 #include <fmt/format.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "capi/handles.h"
@@ -10,6 +11,7 @@ namespace winnow::capi {
 namespace {
 
 constexpr std::int64_t kDefaultLength = 4096, kDefaultWindows = 12;
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 std::int64_t positive_or(std::int64_t given, std::int64_t otherwise, const char* name) {
   if (given < 0) fail(ErrorCode::kBadArgument, "{} is {}", name, given);
@@ -58,6 +60,7 @@ winnow_quality quality_of(const std::vector<ResultRow>& rows, const std::string&
   for (const ResultRow& row : rows) {
     if (row.policy != policy) continue;
     const Estimate& estimate = row.estimate;
+    const Interval bounds = estimate.spread ? estimate.spread->ci95 : Interval{kUnknown, kUnknown};
     quality.windows = estimate.n;
     quality.avgtok = row.cost.avgtok;
     quality.density = row.cost.density;
@@ -65,12 +68,12 @@ winnow_quality quality_of(const std::vector<ResultRow>& rows, const std::string&
     quality.speedup = row.speedup.value_or(0);
     if (row.task == "kl") {
       quality.kl = estimate.value;
-      quality.kl_low = estimate.ci95.low;
-      quality.kl_high = estimate.ci95.high;
+      quality.kl_low = bounds.low;
+      quality.kl_high = bounds.high;
     } else if (row.task == "dce") {
       quality.dce = estimate.value;
-      quality.dce_low = estimate.ci95.low;
-      quality.dce_high = estimate.ci95.high;
+      quality.dce_low = bounds.low;
+      quality.dce_high = bounds.high;
     } else if (row.task == "top1") {
       quality.top1 = estimate.value;
     } else if (row.task == "ppl") {

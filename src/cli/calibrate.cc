@@ -81,9 +81,11 @@ void print_recall(const CalibrationResult& result) {
 }
 
 std::string measured_text(const Measured& m) {
+  const std::string error =
+      m.kl_error ? fmt::format("+-{:.4f}", 1.96 * *m.kl_error) : "(too few windows for an interval)";
   std::string text =
-      fmt::format("KL {:.4f} +-{:.4f}, dCE {:+.4f}, niah {:.2f}, {:.2f}x faster than dense at its length",
-                  m.kl, 1.96 * m.kl_error, m.dce, m.niah, m.speedup);
+      fmt::format("KL {:.4f} {}, dCE {:+.4f}, niah {:.2f}, {:.2f}x faster than dense at its length", m.kl,
+                  error, m.dce, m.niah, m.speedup);
   if (m.second_question) text += fmt::format(", second question {:.2f}", *m.second_question);
   return text + fmt::format(" ({} windows, {} needles, held out)", m.windows, m.needles);
 }

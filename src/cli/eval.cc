@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 #include <system_error>
 #include <utility>
 
@@ -39,9 +38,11 @@ struct EvalOptions {
 };
 
 std::string value_text(const ResultRow& row) {
-  const double half = (row.estimate.ci95.high - row.estimate.ci95.low) / 2;
-  return row.task == "ppl" ? fmt::format("{:.2f} +-{:.2f}", row.estimate.value, half)
-                           : fmt::format("{:.4f} +-{:.4f}", row.estimate.value, half);
+  const int digits = row.task == "ppl" ? 2 : 4;
+  const std::string value = fmt::format("{:.{}f}", row.estimate.value, digits);
+  if (!row.estimate.spread) return value;
+  const Interval& ci95 = row.estimate.spread->ci95;
+  return fmt::format("{} +-{:.{}f}", value, (ci95.high - ci95.low) / 2, digits);
 }
 
 // One table a length: policies down, tasks across.
@@ -105,17 +106,10 @@ void print_tables(const Evaluation& evaluation, const RunResult& result) {
   for (const std::int64_t length : lengths) fmt::print("{}\n", LengthTable(rows, length).to_string());
   std::string items;
   for (const auto& [task, n] : counts) items += fmt::format("{}{} {}", items.empty() ? "" : ", ", task, n);
-  fmt::print("n: {}; +- is half of the 95% bootstrap interval over the items\n", items);
-  for (const std::string& note : evaluation.notes()) fmt::print("note: {}\n", note);
-  std::set<std::string> gated;
-  for (const ResultRow& row : rows) {
-    if (row.cost.gated > 0 && gated.insert(row.policy).second) {
-      fmt::print(
-          "note: {}: {:.0f}% of the attention was computed in full, where that is no slower: measure its "
-          "quality with \"gate\": \"off\"\n",
-          row.policy, 100 * row.cost.gated);
-    }
-  }
+  fmt::print(
+      "n: {}; +- is half of the 95% bootstrap interval over the items; fewer than {} are too few for one\n",
+      items, kFewestForInterval);
+  for (const std::string& note : evaluation.notes(rows)) fmt::print("note: {}\n", note);
 }
 
 std::string claims_prefix(const EvalOptions& options) { return options.output + ".partial"; }

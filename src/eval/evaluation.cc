@@ -67,13 +67,14 @@ void check_task_names(const std::vector<std::string>& names) {
 }
 
 json to_json(const ResultRow& row) {
+  const std::optional<Spread>& spread = row.estimate.spread;
   json result = {{"policy", row.policy},
                  {"task", row.task},
                  {"length", row.length},
                  {"metric", row.metric},
                  {"value", row.estimate.value},
-                 {"ci95", {row.estimate.ci95.low, row.estimate.ci95.high}},
-                 {"standard_error", row.estimate.standard_error},
+                 {"ci95", spread ? json{spread->ci95.low, spread->ci95.high} : json()},
+                 {"standard_error", spread ? json(spread->standard_error) : json()},
                  {"n", row.estimate.n},
                  {"prompt_tokens", row.cost.prompt_tokens},
                  {"ttft_ms", or_null(row.cost.ttft_ms)},
@@ -212,7 +213,21 @@ std::vector<ResultRow> Evaluation::rows(const RunResult& result) const {
   return rows;
 }
 
+std::vector<std::string> Evaluation::notes(std::span<const ResultRow> rows) const {
+  std::vector<std::string> notes = notes_;
+  std::set<std::pair<std::string, std::int64_t>> told;
+  for (const ResultRow& row : rows) {
+    if (row.cost.gated == 0 || !told.insert({row.policy, row.length}).second) continue;
+    notes.push_back(fmt::format(
+        "{} at {} tokens: {:.0f}% of the attention was computed in full, where that is no slower: "
+        "measure its quality with \"gate\": \"off\"",
+        row.policy, row.length, 100 * row.cost.gated));
+  }
+  return notes;
+}
+
 json Evaluation::report(const RunResult& result) const {
+  const std::vector<ResultRow> rows = this->rows(result);
   json report = {{"settings",
                   {{"tasks", settings_.tasks},
                    {"lengths", settings_.lengths},
@@ -223,11 +238,11 @@ json Evaluation::report(const RunResult& result) const {
                    {"ablate", settings_.ablations}}},
                  {"texts", texts_json(settings_.texts)},
                  {"policies", json::object()},
-                 {"notes", notes_},
+                 {"notes", notes(rows)},
                  {"results", json::array()},
                  {"samples", json::array()}};
   for (const EvalPolicy& policy : policies_) report["policies"][policy.name] = winnow::to_json(policy);
-  for (const ResultRow& row : rows(result)) report["results"].push_back(winnow::to_json(row));
+  for (const ResultRow& row : rows) report["results"].push_back(winnow::to_json(row));
   for (std::size_t w = 0; w < workloads_.size(); ++w) {
     for (std::size_t p = 0; p < policies_.size(); ++p) {
       for (std::size_t i = 0; i < result.samples[w][p].size(); ++i) {

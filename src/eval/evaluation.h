@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,9 +62,8 @@ class Evaluation {
   nlohmann::json report(const RunResult& result) const;
 
   const std::vector<EvalPolicy>& policies() const { return policies_; }
-  const std::vector<std::string>& notes() const {
-    return notes_;
-  }  // what a reader of the numbers should know
+  // What a reader of these rows should know.
+  std::vector<std::string> notes(std::span<const ResultRow> rows) const;
   const PromptEncoder& encoder() const { return encoder_; }
 
  private:
@@ -82,7 +82,7 @@ class Evaluation {
   std::vector<std::string> window_tasks_;  // measures asked for, in order
   std::vector<std::unique_ptr<Workload>> workloads_;
   std::vector<const Task*> workload_tasks_;  // [workloads]; null: windows
-  std::vector<std::string> notes_;
+  std::vector<std::string> notes_;           // whatever is measured
 };
 
 }  // namespace winnow

@@ -9,8 +9,11 @@ namespace {
 Estimate estimate_mean(const std::vector<double>& values) {
   RunningMean mean;
   for (const double value : values) mean.add(value);
-  const auto n = static_cast<double>(values.size());
-  return {mean.mean(), std::sqrt(mean.variance() / n), bootstrap_mean95(values), mean.count()};
+  Estimate estimate{mean.mean(), std::nullopt, mean.count()};
+  if (const auto ci95 = bootstrap_mean95(values)) {
+    estimate.spread = {std::sqrt(mean.variance() / static_cast<double>(values.size())), *ci95};
+  }
+  return estimate;
 }
 
 std::vector<double> column(std::span<const Sample> samples, const char* name) {
@@ -31,8 +34,13 @@ std::vector<double> difference(std::span<const Sample> samples, const char* a, c
 }
 
 Estimate exponential(const Estimate& log) {
-  const double value = std::exp(log.value);
-  return {value, value * log.standard_error, {std::exp(log.ci95.low), std::exp(log.ci95.high)}, log.n};
+  Estimate estimate{std::exp(log.value), std::nullopt, log.n};
+  if (log.spread) {
+    const Interval& ci95 = log.spread->ci95;
+    estimate.spread = {estimate.value * log.spread->standard_error,
+                       {std::exp(ci95.low), std::exp(ci95.high)}};
+  }
+  return estimate;
 }
 
 std::optional<Estimate> ratio_of_means(const std::vector<double>& a, const std::vector<double>& b) {

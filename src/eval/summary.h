@@ -13,10 +13,16 @@
 
 namespace winnow {
 
+// How far a value may be off.
+struct Spread {
+  double standard_error = 0;
+  Interval ci95;  // bootstrap over the items, fixed seed
+};
+
 // A value of a policy at a task and length.
 struct Estimate {
-  double value = 0, standard_error = 0;
-  Interval ci95;  // bootstrap over the items, fixed seed
+  double value = 0;
+  std::optional<Spread> spread;  // nothing of fewer items than kFewestForInterval
   std::int64_t n = 0;
 };
 

@@ -52,9 +52,10 @@ double percentile(std::span<const double> values, double share) {
   return low + (place - static_cast<double>(below)) * (high - low);
 }
 
-Interval bootstrap_mean95(std::span<const double> values, std::uint64_t seed, std::int64_t resamples) {
-  check(!values.empty() && resamples > 0, "bootstrap of nothing");
-  if (values.size() == 1) return {values[0], values[0]};
+std::optional<Interval> bootstrap_mean95(std::span<const double> values, std::uint64_t seed,
+                                         std::int64_t resamples) {
+  check(resamples > 0, "bootstrap of nothing");
+  if (std::ssize(values) < kFewestForInterval) return std::nullopt;
   std::mt19937_64 random(seed);
   std::vector<double> means(static_cast<std::size_t>(resamples));
   for (double& one : means) {
@@ -63,7 +64,7 @@ Interval bootstrap_mean95(std::span<const double> values, std::uint64_t seed, st
     for (std::size_t i = 0; i < values.size(); ++i) sum += values[random() % values.size()];
     one = sum / static_cast<double>(values.size());
   }
-  return {percentile(means, 0.025), percentile(means, 0.975)};
+  return Interval{percentile(means, 0.025), percentile(means, 0.975)};
 }
 
 }  // namespace winnow

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace winnow {
@@ -36,10 +37,13 @@ struct Interval {
   double low = 0, high = 0;
 };
 
+// Of fewer samples no interval is given: their spread says too little of that of the others.
+constexpr std::int64_t kFewestForInterval = 5;
+
 // 95% interval of the mean: the 2.5th and 97.5th percentile of the means of `resamples` draws with
 // replacement (Efron's percentile bootstrap). The same samples and seed give the same interval on every
-// machine. One sample: that value twice. `values` is not empty.
-Interval bootstrap_mean95(std::span<const double> values, std::uint64_t seed = 0,
-                          std::int64_t resamples = 2000);
+// machine. Nothing of fewer values than kFewestForInterval.
+std::optional<Interval> bootstrap_mean95(std::span<const double> values, std::uint64_t seed = 0,
+                                         std::int64_t resamples = 2000);
 
 }  // namespace winnow

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -64,6 +66,24 @@ std::vector<double> layer_densities(const json& row) {
   return densities;
 }
 
+// Where a policy's gate left attention dense: its density alone would look as if the policy did nothing.
+std::string gate_notes(const json& results) {
+  std::string notes;
+  for (const json& row : results) {
+    const json& layers = list_of(row, "attention_layers");
+    const auto gated = std::count_if(layers.begin(), layers.end(), [](const json& layer) {
+      const std::string reason = text_of(layer, "gated");
+      return reason == "short" || reason == "too dense";
+    });
+    if (gated == 0) continue;
+    notes += paragraph(fmt::format(
+        "Note: {} at {} tokens: in {} of {} layers some or all of the attention was computed in full, where "
+        "skipping blocks is no faster.",
+        text_of(row, "policy"), short_number(number_of(row, "length")), gated, layers.size()));
+  }
+  return notes;
+}
+
 const json* dense_row(const json& results, double length) {
   for (const json& row : results)
     if (text_of(row, "policy") == "dense" && number_of(row, "length") == length) return &row;
@@ -119,7 +139,8 @@ std::string profile_section(const ResultFile& file) {
                                                                .y_label = "density",
                                                                .bands = true});
   return section("Speed: " + file.name, paragraph(origin_text(file.content)) + published_table(results) +
-                                            "<div class=\"charts\">" + charts + "</div>\n");
+                                            gate_notes(results) + "<div class=\"charts\">" + charts +
+                                            "</div>\n");
 }
 
 }  // namespace winnow

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "report/html.h"
 #include "report/sections.h"
@@ -19,6 +20,24 @@ std::string interval_text(const json& row) {
   return interval.size() != 2
              ? value
              : fmt::format("{} [{}, {}]", value, short_number(interval[0]), short_number(interval[1]));
+}
+
+bool any_row(const json& rows, const std::function<bool(const json&)>& holds) {
+  return std::any_of(rows.begin(), rows.end(), holds);
+}
+
+// What a reader of the table may miss or wonder at.
+std::string eval_legend(const json& results) {
+  std::string legend;
+  if (any_row(results, [](const json& row) { return numbers_of(row, "ci95").size() != 2; }))
+    legend += paragraph("A value without an interval is of too few items (n) for one.");
+  if (any_row(results, [](const json& row) { return number_of(row, "gated") > 0; })) {
+    legend += paragraph(
+        "Gated: the share of the attention that a policy left dense, where skipping blocks is no faster "
+        "(short "
+        "prompts).");
+  }
+  return legend;
 }
 
 std::string eval_scatter(const json& results) {
@@ -87,17 +106,21 @@ ChartSeries recall_by_layer(const json& signal) {
 
 std::string eval_section(const ResultFile& file) {
   const json& results = list_of(file.content, "results");
-  HtmlTable table(
-      {"policy", "task", "length", "metric", "value [95%]", "n", "TTFT ms", "speed-up", "avgtok", "density"});
+  HtmlTable table({"policy", "task", "length", "metric", "value [95%]", "n", "TTFT ms", "speed-up", "avgtok",
+                   "density", "gated"});
   for (const json& row : results) {
     table.add_row({text_of(row, "policy"), text_of(row, "task"), short_number(number_of(row, "length")),
                    text_of(row, "metric"), interval_text(row), short_number(number_of(row, "n")),
                    short_number(number_of(row, "ttft_ms")), times_text(number_of(row, "speedup")),
-                   short_number(number_of(row, "avgtok")), short_number(number_of(row, "density"))});
+                   short_number(number_of(row, "avgtok")), short_number(number_of(row, "density")),
+                   percent_text(number_of(row, "gated"))});
   }
-  return section("Quality: " + file.name, paragraph(origin_text(file.content)) + "<div class=\"charts\">" +
-                                              eval_scatter(results) + "</div>\n" +
-                                              table.to_string(/*copyable=*/true));
+  std::string notes;
+  for (const json& note : list_of(file.content, "notes"))
+    if (note.is_string()) notes += paragraph("Note: " + note.get<std::string>());
+  return section("Quality: " + file.name,
+                 paragraph(origin_text(file.content)) + "<div class=\"charts\">" + eval_scatter(results) +
+                     "</div>\n" + table.to_string(/*copyable=*/true) + eval_legend(results) + notes);
 }
 
 std::string frontier_section(const ResultFile& file) {

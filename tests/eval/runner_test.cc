@@ -71,15 +71,14 @@ TEST_F(RunnerTest, DenseAndKeepAllAreExactlyDense) {
   }
   EXPECT_EQ(row(report, "dense", "kl")["speedup"], 1.0);
   EXPECT_EQ(row(report, "dense", "kl")["n"], 2);
-  EXPECT_EQ(row(report, "dense", "kl")["ci95"], (json{0.0, 0.0}));
+  EXPECT_TRUE(row(report, "dense", "kl")["ci95"].is_null());  // two windows are too few
+  EXPECT_TRUE(row(report, "dense", "kl")["standard_error"].is_null());
 }
 
 TEST_F(RunnerTest, PruningCostsAndSaves) {
   const json report = run(settings({"kl", "top1"}, {"dense", two_stages_}));
   const json& kl = row(report, two_stages_, "kl");
   EXPECT_GT(kl["value"], 0.0);
-  EXPECT_LE(kl["ci95"][0], kl["value"]);
-  EXPECT_GE(kl["ci95"][1], kl["value"]);
   // 144 tokens of context: two layers with 144, two with 72, two with 36.
   EXPECT_EQ(kl["prompt_tokens"], 144.0);
   EXPECT_NEAR(kl["kv_share"], (1 + 0.5 + 0.25) / 3, 1e-9);

@@ -16,21 +16,37 @@ Sample window(double ce, double dense, double without) {
 }
 
 TEST(Estimate, ByHand) {
-  const std::vector<Sample> samples{window(2.5, 2, 4), window(3.5, 3, 4)};
+  std::vector<Sample> samples;
+  for (int i = 0; i < 5; ++i) {
+    samples.push_back(window(2.5, 2, 4));
+    samples.push_back(window(3.5, 3, 4));
+  }
   const auto dce = estimate(samples, "dce");
-  ASSERT_TRUE(dce);
+  ASSERT_TRUE(dce && dce->spread);
   EXPECT_DOUBLE_EQ(dce->value, 0.5);
-  EXPECT_DOUBLE_EQ(dce->standard_error, 0);
-  EXPECT_EQ(dce->n, 2);
+  EXPECT_DOUBLE_EQ(dce->spread->standard_error, 0);
+  EXPECT_EQ(dce->spread->ci95.low, 0.5);
+  EXPECT_EQ(dce->n, 10);
   const auto ppl = estimate(samples, "ppl");
+  ASSERT_TRUE(ppl && ppl->spread);
   EXPECT_DOUBLE_EQ(ppl->value, std::exp(3.0));
-  // Cross-entropies 2.5 and 3.5: standard deviation sqrt(.5), standard error of their mean .5.
-  EXPECT_DOUBLE_EQ(ppl->standard_error, 0.5 * std::exp(3.0));
-  EXPECT_NEAR(ppl->ci95.low, std::exp(2.5), 1e-9);
-  EXPECT_NEAR(ppl->ci95.high, std::exp(3.5), 1e-9);
+  // Five cross-entropies of 2.5 and five of 3.5: variance 10/36, standard error of their mean 1/6.
+  EXPECT_NEAR(ppl->spread->standard_error, std::exp(3.0) / 6, 1e-9);
+  EXPECT_NEAR(std::log(ppl->spread->ci95.low), 3 - 1.96 / 6, 0.05);  // means move in steps of .1
+  EXPECT_NEAR(std::log(ppl->spread->ci95.high), 3 + 1.96 / 6, 0.05);
   // (1.5 + .5) / (2 + 1), not the mean of .75 and .5.
   EXPECT_DOUBLE_EQ(estimate(samples, "context_benefit")->value, 2.0 / 3.0);
   EXPECT_FALSE(estimate(samples, "kl_second_half"));
+}
+
+TEST(Estimate, NoSpreadOfTooFewItems) {
+  const std::vector<Sample> samples(4, window(2.5, 2, 4));
+  for (const char* measure : {"dce", "ppl", "context_benefit"}) {
+    const auto few = estimate(samples, measure);
+    ASSERT_TRUE(few) << measure;
+    EXPECT_EQ(few->n, 4) << measure;
+    EXPECT_FALSE(few->spread) << measure;
+  }
 }
 
 TEST(Estimate, NoBenefitWhereDenseHasNone) {

@@ -53,7 +53,7 @@ TEST(Bootstrap, CoversTheNormalInterval) {
   std::normal_distribution<double> normal(0, 1);
   std::vector<double> values(400);
   for (double& value : values) value = normal(random);
-  const Interval interval = bootstrap_mean95(values);
+  const Interval interval = bootstrap_mean95(values).value();
   const double centre = mean(values), half = 1.96 / 20;
   EXPECT_NEAR(interval.low, centre - half, 0.02);
   EXPECT_NEAR(interval.high, centre + half, 0.02);
@@ -61,16 +61,19 @@ TEST(Bootstrap, CoversTheNormalInterval) {
 
 TEST(Bootstrap, TheSameSeedTheSameInterval) {
   const std::vector<double> values{1, 2, 3, 4, 10};
-  const Interval a = bootstrap_mean95(values, 9), b = bootstrap_mean95(values, 9),
-                 c = bootstrap_mean95(values, 10, 50);
+  const Interval a = bootstrap_mean95(values, 9).value(), b = bootstrap_mean95(values, 9).value(),
+                 c = bootstrap_mean95(values, 10, 50).value();
   EXPECT_EQ(a.low, b.low);
   EXPECT_EQ(a.high, b.high);
   EXPECT_NE(a.high, c.high);
   EXPECT_LT(a.low, mean(values));
   EXPECT_GT(a.high, mean(values));
-  const Interval one = bootstrap_mean95(std::vector<double>{3});
-  EXPECT_EQ(one.low, 3);
-  EXPECT_EQ(one.high, 3);
+}
+
+TEST(Bootstrap, NothingOfTooFew) {
+  EXPECT_FALSE(bootstrap_mean95({}));
+  EXPECT_FALSE(bootstrap_mean95(std::vector<double>{1, 2, 3, 4}));
+  EXPECT_TRUE(bootstrap_mean95(std::vector<double>{1, 2, 3, 4, 5}));
 }
 
 }  // namespace

@@ -79,8 +79,29 @@ TEST(Report, QualityAndSparsity) {
   EXPECT_TRUE(has(frontier, "h2o=0.40"));
   EXPECT_TRUE(has(frontier, "baseline"));
   EXPECT_TRUE(has(report_of("eval.json"), "0.05 [0.025, 0.1]"));
+  EXPECT_FALSE(has(report_of("eval.json"), "too few items"));
   EXPECT_EQ(count_of(sparsity, "<svg"), 4);
   EXPECT_EQ(count_of(sparsity, "class=\"heat\""), 12);
+}
+
+TEST(Report, SaysWhereAnEvaluationIsToBeReadWithCare) {
+  const ResultFile file =
+      read_result("e.json", R"({"results": [{"policy": "auto", "task": "kl", "length": 400,
+    "value": 0.25, "ci95": null, "n": 2, "gated": 0.75}], "notes": ["auto at 400 tokens: <75%>", 3]})");
+  const std::string page = render_report({&file, 1}, {});
+  EXPECT_TRUE(has(page, "<td>0.25</td><td>2</td>"));
+  EXPECT_TRUE(has(page, "too few items"));
+  EXPECT_TRUE(has(page, "<td>75.0%</td></tr>"));
+  EXPECT_TRUE(has(page, "Note: auto at 400 tokens: &lt;75%&gt;"));
+}
+
+TEST(Report, SaysWhereAProfileWasGated) {
+  const ResultFile file = read_result("p.json", R"({"results": [
+    {"policy": "auto", "length": 400, "attention_layers": [{"gated": "first layers"}, {"gated": "short"}, {"gated": "too dense"}]},
+    {"policy": "auto", "length": 4000, "attention_layers": [{"gated": "first layers"}, {"gated": ""}, {"gated": ""}]}]})");
+  const std::string page = render_report({&file, 1}, {});
+  EXPECT_TRUE(has(page, "auto at 400 tokens: in 2 of 3 layers"));
+  EXPECT_FALSE(has(page, "auto at 4,000 tokens: in"));
 }
 
 TEST(Report, TokensByTheStageThatDroppedThem) {
