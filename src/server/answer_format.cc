@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "tokenizer/utf8.h"
@@ -16,14 +18,23 @@ std::string dump(const json& value) {
 
 namespace {
 
+std::string bytes_of(const json& entry) {
+  std::string bytes;
+  for (const json& byte : entry["bytes"]) bytes += static_cast<char>(byte.get<int>());
+  return bytes;
+}
+
+// Those that begin in `bytes`: a character that several tokens share is the first one's.
+std::int64_t characters_in(std::string_view bytes) {
+  return std::count_if(bytes.begin(), bytes.end(), [](char byte) { return (byte & 0xC0) != 0x80; });
+}
+
 // A token as the older API names it: its text, or its bytes ("bytes:\\xe2\\x80") where they are no text of
 // their own, so that tokens keep different names.
 std::string plain_name(const json& entry) {
-  std::string bytes, escaped = "bytes:";
-  for (const json& byte : entry["bytes"]) {
-    bytes += static_cast<char>(byte.get<int>());
-    escaped += fmt::format("\\x{:02x}", byte.get<int>());
-  }
+  const std::string bytes = bytes_of(entry);
+  std::string escaped = "bytes:";
+  for (const char byte : bytes) escaped += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
   return utf8_valid_prefix(bytes) == bytes.size() ? bytes : escaped;
 }
 
@@ -47,13 +58,17 @@ std::vector<json> AnswerFormat::take(const JobEvent& event) {
   } else if (const auto* part = std::get_if<AnswerPart>(&event)) {
     Choice& choice = choices_[static_cast<std::size_t>(part->choice)];
     choice.text += part->text;
+    const std::int64_t offset = choice.logged_characters;
     json entries = json::array();
-    for (const TokenLogprob& entry : part->logprobs) entries.push_back(logprob_entry(entry));
+    for (const TokenLogprob& entry : part->logprobs) {
+      entries.push_back(logprob_entry(entry));
+      choice.logged_characters += characters_in(tokenizer_.token_bytes(entry.id));
+    }
     choice.logprobs.insert(choice.logprobs.end(), entries.begin(), entries.end());
     if (!part->text.empty() || !entries.empty()) {
       json content = request_.chat ? json{{"content", part->text}} : json(part->text);
       chunks.push_back(chunk(part->choice, std::move(content),
-                             entries.empty() ? json() : logprobs_json(entries), nullptr));
+                             entries.empty() ? json() : logprobs_json(entries, offset), nullptr));
     }
     if (part->finished) {
       choice.finish_reason = finish_reason_name(*part->finished);
@@ -79,7 +94,7 @@ json AnswerFormat::whole() const {
   for (std::size_t i = 0; i < choices_.size(); ++i) {
     const Choice& choice = choices_[i];
     json entry = {{"index", i}, {"finish_reason", choice.finish_reason}, {"logprobs", nullptr}};
-    if (request_.top_logprobs) entry["logprobs"] = logprobs_json(choice.logprobs);
+    if (request_.top_logprobs) entry["logprobs"] = logprobs_json(choice.logprobs, 0);
     if (request_.chat) {
       entry["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
     } else {
@@ -107,6 +122,7 @@ json AnswerFormat::chunk(std::int64_t index, json content, const json& logprobs,
   json choice = {{"index", index}, {"logprobs", logprobs}, {"finish_reason", finish_reason}};
   choice[request_.chat ? "delta" : "text"] = std::move(content);
   result["choices"] = json::array({std::move(choice)});
+  if (request_.include_usage) result["usage"] = nullptr;  // the last chunk has it
   return result;
 }
 
@@ -124,15 +140,20 @@ json AnswerFormat::logprob_entry(const TokenLogprob& entry) const {
   return result;
 }
 
-// `entries` as logprob_entry() makes them, in the form of the chat API or the older one.
-json AnswerFormat::logprobs_json(const json& entries) const {
+// `entries` as logprob_entry() makes them, in the form of the chat API or the older one, where the first of
+// them begins at character `offset` of the answer.
+json AnswerFormat::logprobs_json(const json& entries, std::int64_t offset) const {
   if (request_.chat) return {{"content", entries}, {"refusal", nullptr}};
-  json result = {
-      {"tokens", json::array()}, {"token_logprobs", json::array()}, {"top_logprobs", json::array()}};
+  json result;
+  for (const char* key : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+    result[key] = json::array();
   for (const json& entry : entries) {
     result["tokens"].push_back(plain_name(entry));
     result["token_logprobs"].push_back(entry["logprob"]);
-    json top = json::object();
+    result["text_offset"].push_back(offset);
+    offset += characters_in(bytes_of(entry));
+    json top = {
+        {plain_name(entry), entry["logprob"]}};  // the token itself, whether it is among the likeliest or not
     for (const json& other : entry["top_logprobs"]) top[plain_name(other)] = other["logprob"];
     result["top_logprobs"].push_back(std::move(top));
   }

@@ -36,6 +36,7 @@ class AnswerFormat {
   struct Choice {
     std::string text;
     nlohmann::json logprobs = nlohmann::json::array();  // chat: entries; completion: [token, logprob, top]
+    std::int64_t logged_characters = 0;                 // of the tokens in `logprobs`
     std::string finish_reason;
   };
 
@@ -43,7 +44,7 @@ class AnswerFormat {
   nlohmann::json chunk(std::int64_t index, nlohmann::json content, const nlohmann::json& logprobs,
                        const nlohmann::json& finish_reason) const;
   nlohmann::json logprob_entry(const TokenLogprob& entry) const;
-  nlohmann::json logprobs_json(const nlohmann::json& entries) const;
+  nlohmann::json logprobs_json(const nlohmann::json& entries, std::int64_t offset) const;
   nlohmann::json usage() const;
   nlohmann::json winnow_prompt() const;
   nlohmann::json winnow_end() const;

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <optional>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "core/elapsed.h"
@@ -58,12 +61,24 @@ ApiError plain_error(int status) {
   }
 }
 
+constexpr const char* kReadPaths[] = {"/", "/health", "/metrics", "/v1/models"};
+constexpr const char* kAskedPaths[] = {"/tokenize", "/v1/completions", "/v1/chat/completions"};
+
+bool is_one_of(std::span<const char* const> paths, const std::string& path) {
+  return std::find(paths.begin(), paths.end(), path) != paths.end();
+}
+
 // Paths as metrics call them: known ones only.
 std::string metrics_path(const std::string& path) {
-  for (const char* known :
-       {"/", "/health", "/metrics", "/tokenize", "/v1/models", "/v1/completions", "/v1/chat/completions"})
-    if (path == known) return path;
-  return "other";
+  return is_one_of(kReadPaths, path) || is_one_of(kAskedPaths, path) ? path : "other";
+}
+
+// A path that is not there, or not in the way it was asked for.
+void answer_not_found(const std::string& path, Response& response) {
+  if (metrics_path(path) == "other") return answer_error(response, plain_error(404));
+  const char* allowed = is_one_of(kReadPaths, path) ? "GET" : "POST";
+  response.set_header("Allow", allowed);
+  answer_error(response, {405, "", "method_not_allowed", fmt::format("{} takes {} only", path, allowed)});
 }
 
 // The answers of one job as server-sent events.
@@ -228,9 +243,12 @@ class HttpServer::Impl : private httplib::Server {
         answer_error(response, {500, "", "", fmt::format("unexpected: {}", error.what())});
       }
     });
-    set_error_handler([](const Request&, Response& response) {
+    set_error_handler([](const Request& request, Response& response) {
       if (connection.stream != nullptr && connection.stream->too_large()) response.status = 413;
-      if (response.body.empty()) answer_error(response, plain_error(response.status));
+      if (!response.body.empty()) return;
+      if (response.status == 404) return answer_not_found(request.path, response);
+      connection.close |= response.status == 400;  // nobody knows where the next request begins
+      answer_error(response, plain_error(response.status));
     });
     // Before the answer leaves: a client that has it finds it counted.
     set_post_routing_handler([this](const Request& request, const Response& response) {
@@ -257,6 +275,11 @@ class HttpServer::Impl : private httplib::Server {
       return ApiError(415, "", "wrong_content_type", "the Content-Type must be application/json");
     if (request.has_header("Content-Encoding"))
       return ApiError(415, "", "wrong_content_encoding", "a compressed body is not taken");
+    if (!request.has_header("Content-Length") && !request.has_header("Transfer-Encoding"))
+      return ApiError(411, "", "length_required", "the request has no Content-Length");
+    const std::string digits = request.get_header_value("Content-Length");
+    if (digits.find_first_not_of("0123456789") != std::string::npos)
+      return ApiError(400, "", "", "the Content-Length is no number");
     const auto length = request.get_header_value<std::uint64_t>("Content-Length");
     if (length > static_cast<std::uint64_t>(options_.max_body_bytes)) {
       return ApiError(

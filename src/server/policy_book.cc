@@ -86,7 +86,7 @@ Policy PolicyBook::find(const std::string& text) const {
     try {
       return parse_policy(text, model_);
     } catch (const Error& error) {
-      throw ApiError(400, "winnow.policy", "unknown_policy", error.what());
+      throw ApiError(400, "winnow.policy", "unknown_policy", fmt::format("winnow.policy: {}", error.what()));
     }
   }
   std::string names;

@@ -25,6 +25,7 @@ std::string content_of(Fields& message) {
   if (content == nullptr) bad_field(name, "is missing");
   if (content->is_string()) return content->get<std::string>();
   if (!content->is_array()) bad_field(name, "must be text or a list of parts, not {}", described(*content));
+  if (content->empty()) bad_field(name, "is empty: give at least one part");
   std::string text;
   for (std::size_t i = 0; i < content->size(); ++i) {
     Fields part((*content)[i], fmt::format("{}[{}]", name, i));
@@ -105,6 +106,13 @@ WinnowField winnow_field(Fields& fields) {
   return result;
 }
 
+// "": not given.
+std::string model_of(Fields& fields) {
+  const auto model = fields.text("model");
+  if (model == "") bad_field("model", "is empty: name the model, or leave it out");
+  return model.value_or("");
+}
+
 void read_sampling(Fields& fields, AnswerRequest& request) {
   request.sampling.temperature = fields.number("temperature", 0, 2).value_or(1);
   // The sampler wants a share above 0; the least there is leaves the likeliest token, which is what 0 asks
@@ -119,7 +127,7 @@ void read_sampling(Fields& fields, AnswerRequest& request) {
 
 // Fields that both kinds of answers have.
 void read_common(Fields& fields, AnswerRequest& request) {
-  request.model = fields.text("model").value_or("");
+  request.model = model_of(fields);
   read_sampling(fields, request);
   request.stop = stops_of(fields);
   request.choices = fields.integer("n", 1, kMaxChoices).value_or(1);
@@ -223,7 +231,7 @@ AnswerRequest parse_completion(const json& body) {
 TokenizeRequest parse_tokenize(const json& body) {
   Fields fields(body, "");
   TokenizeRequest request;
-  request.model = fields.text("model").value_or("");
+  request.model = model_of(fields);
   const auto content = fields.text("content");
   if (fields.value("messages") != nullptr) {
     if (content) bad_field("content", "cannot be given together with messages");

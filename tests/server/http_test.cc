@@ -3,6 +3,7 @@
 #include <httplib.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -48,6 +49,7 @@ class Server {
     return json::parse(result->body);
   }
   HttpServer& http() { return http_; }
+  int port() const { return http_.port(); }
   Scheduler& scheduler() { return scheduler_; }
   Metrics& metrics() { return metrics_; }
 
@@ -72,6 +74,33 @@ class Server {
   HttpServer http_;
   std::thread thread_;
 };
+
+// A socket of its own, for what no client would send.
+int connected_to(const Server& server) {
+  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(server.port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const timeval limit{.tv_sec = 20, .tv_usec = 0};
+  setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  return socket;
+}
+
+// All that comes back until the server closes; "waits" at the end when it does not.
+std::string answer_to(const Server& server, const std::string& request) {
+  const int socket = connected_to(server);
+  EXPECT_EQ(::send(socket, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+  std::string answer;
+  std::array<char, 4096> buffer;
+  ssize_t count = 0;
+  while ((count = ::recv(socket, buffer.data(), buffer.size(), 0)) > 0)
+    answer.append(buffer.data(), static_cast<std::size_t>(count));
+  if (count < 0 && errno == EAGAIN) answer += "waits";
+  ::close(socket);
+  return answer;
+}
 
 json user(const std::string& text) { return json::array({{{"role", "user"}, {"content", text}}}); }
 
@@ -120,6 +149,7 @@ TEST(Http, ChatWholeAndStreamedAreOneAnswer) {
   }
   EXPECT_EQ(text, whole["choices"][0]["message"]["content"].get<std::string>());
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 12);
+  EXPECT_TRUE(events[0].contains("usage") && events[0]["usage"].is_null()) << events[0];
   EXPECT_EQ(events[events.size() - 2]["choices"][0]["finish_reason"], "length");
 }
 
@@ -135,6 +165,19 @@ TEST(Http, CompletionLogprobsChoicesAndStops) {
   EXPECT_EQ(answer["choices"][0]["logprobs"]["tokens"].size(), 6u);
   EXPECT_EQ(answer["choices"][0]["logprobs"]["top_logprobs"][0].size(), 2u);
   const std::string text = answer["choices"][0]["text"];
+  const json& logprobs = answer["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["text_offset"][0], 0);
+  for (std::size_t i = 1; i < 6; ++i) EXPECT_GE(logprobs["text_offset"][i], logprobs["text_offset"][i - 1]);
+  request["stream"] = true;
+  auto client = server.client();
+  json offsets = json::array();
+  for (const json& event : events_of(client.Post("/v1/completions", request.dump(), kJson)->body)) {
+    const json& choice = event["choices"][0];
+    if (choice["index"] == 0 && !choice["logprobs"].is_null())
+      offsets.push_back(choice["logprobs"]["text_offset"][0]);
+  }
+  EXPECT_EQ(offsets, logprobs["text_offset"]);
+  request["stream"] = false;
   request["stop"] = text.substr(text.size() / 2);
   const json stopped = server.post("/v1/completions", request);
   EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
@@ -190,6 +233,163 @@ TEST(Http, FaultsAreOpenAiShaped) {
   const auto form = client.Post("/v1/chat/completions", "a=b", "text/plain");
   ASSERT_TRUE(form);
   EXPECT_EQ(form->status, 415);
+  const auto read = client.Get("/v1/chat/completions");
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->status, 405);
+  EXPECT_EQ(read->get_header_value("Allow"), "POST");
+  EXPECT_EQ(json::parse(read->body)["error"]["code"], "method_not_allowed");
+}
+
+// One line of a request's body that is wrong, where it is sent, and what the error must name.
+struct BadRequest {
+  const char* path;
+  std::string body;
+  const char* param;  // nullptr: no field
+};
+
+constexpr const char* kChat = "/v1/chat/completions";
+constexpr const char* kCompletions = "/v1/completions";
+constexpr const char* kTokenize = "/tokenize";
+
+// A chat request with `more` beside a message.
+BadRequest chat_with(const std::string& more, const char* param) {
+  return {kChat, R"({"messages": [{"role": "user", "content": "hi"}], )" + more + "}", param};
+}
+
+BadRequest chat_of(const std::string& messages, const char* param) {
+  return {kChat, R"({"messages": )" + messages + "}", param};
+}
+
+BadRequest completion_of(const std::string& prompt, const char* param) {
+  return {kCompletions, R"({"prompt": )" + prompt + "}", param};
+}
+
+std::vector<BadRequest> bad_requests() {
+  std::vector<BadRequest> all = {
+      chat_with(R"("model": "gpt-4")", "model"),
+      chat_with(R"("model": "")", "model"),
+      chat_with(R"("model": ["tiny"])", "model"),
+      chat_with(R"("temperature": "warm")", "temperature"),
+      chat_with(R"("temperature": 1e308)", "temperature"),
+      chat_with(R"("top_p": -0.1)", "top_p"),
+      chat_with(R"("top_k": 1.5)", "top_k"),
+      chat_with(R"("seed": 9223372036854775808)", "seed"),
+      chat_with(R"("seed": "a")", "seed"),
+      chat_with(R"("max_tokens": 0)", "max_tokens"),
+      chat_with(R"("max_tokens": true)", "max_tokens"),
+      chat_with(R"("max_tokens": "5")", "max_tokens"),
+      chat_with(R"("max_tokens": )" + std::string(300, '9'), "max_tokens"),
+      chat_with(R"("max_completion_tokens": -1)", "max_completion_tokens"),
+      chat_with(R"("n": 2.0)", "n"),
+      chat_with(R"("n": 9)", "n"),  // more than run at once
+      chat_with(R"("n": 1000000)", "n"),
+      chat_with(R"("stop": {})", "stop"),
+      chat_with(R"("stop": [[]])", "stop[0]"),
+      chat_with(R"("stop": ["a", ""])", "stop[1]"),
+      chat_with(R"("stream": 1)", "stream"),
+      chat_with(R"("stream_options": {})", "stream_options"),
+      chat_with(R"("stream": true, "stream_options": [])", "stream_options"),
+      chat_with(R"("stream": true, "stream_options": {"include_usage": 1})", "stream_options.include_usage"),
+      chat_with(R"("logprobs": 3)", "logprobs"),
+      chat_with(R"("top_logprobs": 3)", "top_logprobs"),
+      chat_with(R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"),
+      chat_with(R"("tools": [{"type": "function"}])", "tools"),
+      chat_with(R"("tool_choice": "required")", "tool_choice"),
+      chat_with(R"("parallel_tool_calls": true)", "parallel_tool_calls"),
+      chat_with(R"("functions": [{}])", "functions"),
+      chat_with(R"("response_format": {"type": "json_schema", "json_schema": {}})", "response_format"),
+      chat_with(R"("response_format": "text")", "response_format"),
+      chat_with(R"("presence_penalty": 1)", "presence_penalty"),
+      chat_with(R"("frequency_penalty": "x")", "frequency_penalty"),
+      chat_with(R"("logit_bias": {"5": 1})", "logit_bias"),
+      chat_with(R"("modalities": ["audio"])", "modalities"),
+      chat_with(R"("store": true)", "store"),
+      chat_with(R"("wings": 2)", "wings"),
+      chat_with(R"("winnow": "keep08")", "winnow"),
+      chat_with(R"("winnow": {"polcy": "dense"})", "winnow.polcy"),
+      chat_with(R"("winnow": {"policy": 3})", "winnow.policy"),
+      chat_with(R"("winnow": {"policy": "keep06"})", "winnow.policy"),
+      chat_with(R"("winnow": {"policy": "/etc/passwd"})", "winnow.policy"),
+      chat_with(R"("winnow": {"policy": "pooled=1e999"})", "winnow.policy"),
+      chat_with(R"("winnow": {"max_kl": -1})", "winnow.max_kl"),
+      chat_with(R"("winnow": {"max_kl": 0.01})", "winnow.max_kl"),  // costs more
+      chat_with(R"("winnow": {"positions": 1})", "winnow.positions"),
+      chat_with(R"("winnow": {"session": "../x"})", "winnow.session"),
+      chat_with(R"("winnow": {"session": "x"})", "winnow.session"),  // this server keeps none
+      chat_with(R"("winnow": {"prefix_cache": 0})", "winnow.prefix_cache"),
+      chat_of("null", "messages"),
+      chat_of("{}", "messages"),
+      chat_of("[]", "messages"),
+      chat_of("[null]", "messages[0]"),
+      chat_of("[{}]", "messages[0].role"),
+      chat_of(R"([{"role": 1, "content": "a"}])", "messages[0].role"),
+      chat_of(R"([{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}])", "messages[1].role"),
+      chat_of(R"([{"role": "user"}])", "messages[0].content"),
+      chat_of(R"([{"role": "user", "content": []}])", "messages[0].content"),
+      chat_of(R"([{"role": "user", "content": ["a"]}])", "messages[0].content[0]"),
+      chat_of(R"([{"role": "user", "content": [{"type": "image_url"}]}])", "messages[0].content[0].type"),
+      chat_of(R"([{"role": "user", "content": [{"type": "text"}]}])", "messages[0].content[0].text"),
+      chat_of(R"([{"role": "assistant", "content": "a", "tool_calls": [{}]}])", "messages[0].tool_calls"),
+      chat_of(R"([{"role": "user", "content": "a", "name": "b"}])", "messages[0].name"),
+      chat_of(R"([{"role": "user", "content": ")" + std::string(5000, 'w') + R"("}])", "messages"),
+      completion_of("null", "prompt"),
+      completion_of(R"("")", "prompt"),
+      completion_of("[]", "prompt"),
+      completion_of("[[]]", "prompt"),
+      completion_of(R"(["a", "b"])", "prompt"),
+      completion_of("[1.5]", "prompt[0]"),
+      completion_of("[1, -1]", "prompt[1]"),
+      completion_of("[1, 1099511627776]", "prompt[1]"),
+      completion_of("[1, 400]", "prompt[1]"),  // no token of the model
+      completion_of(R"("a", "logprobs": true)", "logprobs"),
+      completion_of(R"("a", "echo": true)", "echo"),
+      completion_of(R"("a", "suffix": "b")", "suffix"),
+      completion_of(R"("a", "best_of": 2)", "best_of"),
+      completion_of(R"("a", "messages": [])", "messages"),
+      completion_of(R"("a", "max_tokens": 600)", "prompt"),
+      {kTokenize, "{}", "content"},
+      {kTokenize, R"({"content": 3})", "content"},
+      {kTokenize, R"({"content": "a", "pieces": 3})", "pieces"},
+      {kTokenize, R"({"content": "a", "model": "b"})", "model"},
+  };
+  const std::string broken[] = {"",
+                                "{",
+                                "[]",
+                                "null",
+                                "{}x",
+                                R"({"n": 1, "n": 2})",
+                                R"({"a": 1e999})",
+                                "{\"a\": \"\xff\"}",
+                                "{\"a\": \"\xed\xa0\x80\"}",
+                                R"({"a": "\ud800"})",
+                                "{'a': 1}",
+                                R"({"a": )" + std::string(9000, '[') + std::string(9000, ']') + "}"};
+  for (const std::string& body : broken) {
+    for (const char* path : {kChat, kCompletions, kTokenize}) all.push_back({path, body, nullptr});
+  }
+  return all;
+}
+
+TEST(Http, EveryBadRequestIsAnErrorThatNamesTheField) {
+  const Server server;
+  auto client = server.client();
+  client.set_keep_alive(true);
+  client.set_tcp_nodelay(true);
+  for (const BadRequest& bad : bad_requests()) {
+    const std::string what = bad.path + (" " + bad.body.substr(0, 120));
+    const auto result = client.Post(bad.path, bad.body, kJson);
+    ASSERT_TRUE(result) << what;
+    EXPECT_TRUE(result->status == 400 || result->status == 404) << result->status << ": " << what;
+    const json error = json::parse(result->body)["error"];
+    ASSERT_TRUE(error.is_object()) << what;
+    for (const char* key : {"message", "type", "param", "code"}) EXPECT_TRUE(error.contains(key)) << what;
+    EXPECT_EQ(error["type"], "invalid_request_error") << what;
+    EXPECT_EQ(error["param"], bad.param == nullptr ? json() : json(bad.param)) << what;
+    const std::string message = error["message"];
+    EXPECT_TRUE(message.starts_with(bad.param == nullptr ? "request body: " : bad.param)) << message;
+    EXPECT_LT(message.size(), 1000u) << what;
+  }
+  server.post(kChat, greedy_chat("still alive", 1));
 }
 
 TEST(Http, Bodies) {
@@ -215,17 +415,35 @@ TEST(Http, Bodies) {
   EXPECT_GT(server.post("/tokenize", {{"content", "wind"}})["count"], 0) << "still alive";
 }
 
+// Answered, and closed: nobody can tell where the next request would begin.
+TEST(Http, WhatIsNoHttpIsRefusedAtOnce) {
+  const Server server;
+  const std::string head =
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+  const std::pair<std::string, int> requests[] = {
+      {"garbage\r\n\r\n", 400},
+      {"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400},
+      {head + "\r\n", 411},
+      {head + "Content-Length: abc\r\n\r\n", 400},
+      {head + "Content-Length: -5\r\n\r\n", 400},
+      {head + "Content-Length: 99999999999999999999999\r\n\r\n", 413},
+      {head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400},
+      {head + "X: " + std::string(100000, 'a') + "\r\nContent-Length: 2\r\n\r\n{}", 400},
+  };
+  for (const auto& [request, status] : requests) {
+    const std::string answer = answer_to(server, request);
+    const std::string what = request.substr(0, 150) + " -> " + answer;
+    EXPECT_TRUE(answer.starts_with("HTTP/1.1 " + std::to_string(status))) << what;
+    EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos) << "answered twice: " << what;
+    EXPECT_FALSE(answer.ends_with("waits")) << what;
+    EXPECT_NE(answer.find("{\"error\":{"), std::string::npos) << what;
+  }
+}
+
 TEST(Http, SlowRequestsAreCutOff) {
   const Server server({.request_time = std::chrono::milliseconds(300)});
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(const_cast<Server&>(server).http().port()));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ASSERT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const int socket = connected_to(server);
   ASSERT_GT(::send(socket, "POST /v1/comp", 13, 0), 0);
-  timeval limit{.tv_sec = 20, .tv_usec = 0};
-  setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   char byte = 0;
   errno = 0;
   while (::recv(socket, &byte, 1, 0) > 0) {
@@ -280,12 +498,7 @@ TEST(Http, CancelledWithTheClient) {
     json request = greedy_chat("a", 480);
     request["stream"] = streamed;
     {
-      const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-      sockaddr_in address{};
-      address.sin_family = AF_INET;
-      address.sin_port = htons(static_cast<std::uint16_t>(server.http().port()));
-      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      ASSERT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+      const int socket = connected_to(server);
       const std::string body = request.dump();
       const std::string text =
           "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
