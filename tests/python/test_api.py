@@ -279,7 +279,7 @@ def test_the_notebook_runs(tmp_path):
     notebook = json.loads((Path(__file__).parents[2] / "examples" / "policy_evaluation.ipynb").read_text())
     (tmp_path / "text.txt").write_text("wind and corn. the old mill " * 400)
     parameters = {"model": str(GOLDEN / "tiny-llama.gguf"), "text_file": str(tmp_path / "text.txt"), "length": 300,
-                  "windows": 2}  # fmt: skip
+                  "windows": 2, "policies": ["dense", "pooled=0.9", STAGES]}  # fmt: skip
     names = {}
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
@@ -288,6 +288,12 @@ def test_the_notebook_runs(tmp_path):
             continue
         exec("".join(cell["source"]), names)
         if "parameters" in tags:
-            names.update(parameters, policies=["dense", *names["policies"], STAGES])  # its own are for any model
-    assert all(quality.windows == 2 for quality in names["found"].results)
+            default_policies = names["policies"]
+            names.update(parameters)
+    assert [quality.windows for quality in names["found"].results] == [2, 2, 2]
     assert names["found"].results[0].kl == 0
+    for policy in default_policies:  # they fit every model, of layers enough for the presets
+        try:
+            names["engine"].policy(policy)
+        except winnow.Error as error:
+            assert "needs a model of 7 layers" in str(error)
