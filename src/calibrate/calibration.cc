@@ -40,6 +40,9 @@ constexpr int kRounds = 4;
 // they are.
 constexpr double kSearchMargin = 0.9;
 constexpr double kDefaultNiahShare = 0.95;
+// Shares of the whole, for progress.
+constexpr double kLaddersBegin = 0.2, kLaddersEnd = 0.5;
+constexpr double kBaselines = 8;  // policies measured beside the best, at most
 
 std::string sha256(std::span<const EvalText> texts) {
   std::string all;
@@ -121,6 +124,7 @@ class Calibration::Search {
       strictness_ *= 0.75;
     }
     if (options_.baselines && !measure_baselines()) return std::nullopt;
+    progress(1, "done");
     fill_policy();
     return std::move(result_);
   }
@@ -154,9 +158,36 @@ class Calibration::Search {
   void progress(double share, const std::string& what) const {
     if (options_.progress) options_.progress(share, what);
   }
+  // A part of the whole, as shares of it.
+  struct Part {
+    double from, to;
+    double at(double share) const { return from + (to - from) * share; }
+  };
   // A step of the whole, as the measuring functions tell it.
-  std::function<void(double)> step(double from, double to, const char* what) const {
-    return [this, from, to, what](double share) { progress(from + (to - from) * share, what); };
+  std::function<void(double)> step(const Part& part, const char* what) const {
+    return [this, part, what](double share) { progress(part.at(share), what); };
+  }
+
+  // How many prompts a step reads, roughly.
+  double search_work() const {
+    return static_cast<double>(settings_.search_windows + settings_.search_needles);
+  }
+  double held_out_work() const {
+    return static_cast<double>(settings_.held_out_windows + settings_.held_out_needles);
+  }
+  double second_question_work() const {  // under the policy and dense
+    return 2 * static_cast<double>(std::min(kSecondQuestions, settings_.held_out_needles));
+  }
+  double baseline_work() const { return options_.baselines ? kBaselines * search_work() : 0; }
+
+  // After the ladders nobody knows how many steps there will be: a combination or a round more may be needed.
+  // So the next step gets of what is left its part beside the `later` work that is sure to follow, and never
+  // all of it: the share that is done only grows.
+  Part next_part(double work, double later) {
+    constexpr double kMostOfWhatIsLeft = 0.9;
+    const double begin = done_;
+    done_ += (1 - done_) * std::min(kMostOfWhatIsLeft, work / (work + later));
+    return {begin, done_};
   }
 
   // What the state file says of this model and these settings.
@@ -201,20 +232,20 @@ class Calibration::Search {
       const Question question = niah_->make(settings_.length, i, search_seed());
       prompts.push_back({encoder_.first_turn(question.prompt), question.references.front()});
     }
-    signal_ = measure_retrieval_signal(engine_, prompts, {}, step(0, 0.04, "where needles are seen"),
+    signal_ = measure_retrieval_signal(engine_, prompts, {}, step({0, 0.04}, "where needles are seen"),
                                        options_.cancelled);
     if (signal_.layers == 0) return false;
     const auto tokens = std::span(search_windows_.front());
     const auto selector =
         choose_selector(engine_, tokens.first(std::min<std::size_t>(tokens.size(), kSelectorTokens)),
-                        step(0.04, 0.08, "selectors of blocks"), options_.cancelled);
+                        step({0.04, 0.08}, "selectors of blocks"), options_.cancelled);
     if (!selector) return false;
     attention_ = *selector;
     const std::int64_t windows = std::min(kCurveWindows, std::ssize(search_windows_));
     const CurveSettings curves{.attention = attention_,
                                .windows = {search_windows_.begin(), search_windows_.begin() + windows}};
-    if (!measure_block_curves(engine_, curves, step(0.08, 0.2, "errors by head"), options_.cancelled,
-                              curves_)) {
+    if (!measure_block_curves(engine_, curves, step({0.08, kLaddersBegin}, "errors by head"),
+                              options_.cancelled, curves_)) {
       return false;
     }
     save_state();
@@ -224,12 +255,12 @@ class Calibration::Search {
   std::uint64_t search_seed() const { return 2 * settings_.seed; }
   std::uint64_t held_out_seed() const { return 2 * settings_.seed + 1; }
 
-  RunnerOptions runner_options(double from, double to, const char* what) const {
+  RunnerOptions runner_options(const Part& part, const char* what) const {
     RunnerOptions runner;
     runner.journal = options_.journal;
     runner.cancelled = options_.cancelled;
-    runner.progress = [this, from, to, what](double share, const std::string&) {
-      progress(from + (to - from) * share, what);
+    runner.progress = [this, part, what](double share, const std::string&) {
+      progress(part.at(share), what);
     };
     return runner;
   }
@@ -245,18 +276,18 @@ class Calibration::Search {
   }
 
   // The policies, dense first. Empty when cancelled.
-  std::vector<Measured> measure(std::vector<EvalPolicy> policies, const Sets& sets, double from, double to,
+  std::vector<Measured> measure(std::vector<EvalPolicy> policies, const Sets& sets, const Part& part,
                                 const char* what) {
     const Workloads& of = sets.held_out ? held_out_ : search_;
-    const double middle = (from + to) / 2;
+    const double middle = part.at(0.5);
     const auto needles =
-        samples(policies, first_items(*of.needles, sets.needles), runner_options(from, middle, what));
+        samples(policies, first_items(*of.needles, sets.needles), runner_options({part.from, middle}, what));
     if (!needles) return {};
-    const auto dense_niah = find_dense_niah(*needles, sets, runner_options(middle, middle, what));
+    const auto dense_niah = find_dense_niah(*needles, sets, runner_options({middle, middle}, what));
     if (!dense_niah) return {};
     policies.insert(policies.begin(), named("dense", {}));
     const auto windows =
-        samples(policies, first_items(*of.windows, sets.windows), runner_options(middle, to, what));
+        samples(policies, first_items(*of.windows, sets.windows), runner_options({middle, part.to}, what));
     if (!windows) return {};
 
     Measured dense = measure_samples(policies[0], (*windows)[0], {}, (*windows)[0]);
@@ -307,25 +338,29 @@ class Calibration::Search {
     }
   }
 
-  // What the policy finds of a second needle, asked for after the prompt was read for the first. False when
-  // cancelled.
+  // What the policy and dense find of a second needle, asked for after the prompt was read for the first.
+  // False when cancelled.
   bool measure_second_question(Measured& measured) {
-    const auto answers =
-        samples({measured.policy}, first_items(*held_out_.second_questions, kSecondQuestions),
-                runner_options(0.95, 1, "a second question"));
-    if (answers) measured.second_question = estimate(answers->front(), "score")->value;
-    return answers.has_value();
+    const auto answers = samples(
+        {named("dense", {}), measured.policy}, first_items(*held_out_.second_questions, kSecondQuestions),
+        runner_options(next_part(second_question_work(), baseline_work()), "a second question"));
+    if (!answers) return false;
+    measured.second_question_dense = estimate(answers->front(), "score")->value;
+    measured.second_question = estimate(answers->back(), "score")->value;
+    return true;
   }
 
   bool measure_ladders() {
     // On windows alone: blocks lose no needles that their KL does not tell of (docs/quality.md), and
     // finalists are measured on needles anyway.
-    const auto blocks = climb(block_policies(), {kCoarseWindows, 0, false}, 0.2, 0.3, "blocks of attention");
+    const auto blocks =
+        climb(block_policies(), {kCoarseWindows, 0, false}, {kLaddersBegin, 0.3}, "blocks of attention");
     if (!blocks) return false;
     const auto tokens =
         climb(token_policies(), {kCoarseWindows, std::min(kCoarseNeedles, settings_.search_needles), false},
-              0.3, 0.5, "stages");
+              {0.3, kLaddersEnd}, "stages");
     if (!tokens) return false;
+    done_ = kLaddersEnd;
     blocks_ = *blocks;
     tokens_ = *tokens;
     for (Measured& policy : blocks_) policy.niah = dense_.niah;
@@ -356,12 +391,12 @@ class Calibration::Search {
   // The rungs of a ladder, careful ones first, up to one that is far beyond the budget; all for the frontier.
   // Nothing when cancelled.
   std::optional<std::vector<Measured>> climb(const std::vector<EvalPolicy>& rungs, const Sets& sets,
-                                             double from, double to, const char* what) {
+                                             const Part& part, const char* what) {
     std::vector<Measured> climbed;
     for (std::size_t i = 0; i < rungs.size(); ++i) {
-      const double begin = from + (to - from) * static_cast<double>(i) / static_cast<double>(rungs.size());
-      const double end = begin + (to - from) / static_cast<double>(rungs.size());
-      const auto measured = measure({rungs[i]}, sets, begin, end, what);
+      const auto begin = static_cast<double>(i), all = static_cast<double>(rungs.size());
+      const auto measured =
+          measure({rungs[i]}, sets, {part.at(begin / all), part.at((begin + 1) / all)}, what);
       if (measured.empty()) return std::nullopt;
       dense_ = measured[0];
       climbed.push_back(measured[1]);
@@ -453,8 +488,9 @@ class Calibration::Search {
   bool measure_finalists() {
     for (const Combination& combination : next_combinations()) {
       const auto measured =
-          measure({combination.policy}, {settings_.search_windows, settings_.search_needles, false}, 0.5,
-                  0.75, "combinations");
+          measure({combination.policy}, {settings_.search_windows, settings_.search_needles, false},
+                  next_part(search_work(), held_out_work() + second_question_work() + baseline_work()),
+                  "combinations");
       if (measured.empty()) return false;
       search_dense_ = measured[0];
       finalists_.push_back(measured[1]);
@@ -478,8 +514,9 @@ class Calibration::Search {
     });
     if (untried == ranked.end()) return true;
     tried_.push_back(untried->policy.name);
-    auto measured = measure({untried->policy}, {settings_.held_out_windows, settings_.held_out_needles, true},
-                            0.75, 0.95, "held-out texts");
+    auto measured =
+        measure({untried->policy}, {settings_.held_out_windows, settings_.held_out_needles, true},
+                next_part(held_out_work(), second_question_work() + baseline_work()), "held-out texts");
     if (measured.empty() || !measure_second_question(measured[1])) return false;
     remember(measured[1]);
     consider(measured[1], measured.front());
@@ -508,8 +545,8 @@ class Calibration::Search {
       policy.eviction = KvEviction{.kind = kind, .keep = rows};
       policies.push_back(std::move(policy));
     }
-    auto measured =
-        measure(policies, {settings_.search_windows, settings_.search_needles, false}, 0.98, 1, "baselines");
+    auto measured = measure(policies, {settings_.search_windows, settings_.search_needles, false}, {done_, 1},
+                            "baselines");
     for (std::size_t i = 1; i < measured.size(); ++i) {
       measured[i].baseline = true;
       remember(measured[i]);
@@ -544,6 +581,7 @@ class Calibration::Search {
                        {"dce", best.dce},
                        {"niah", best.niah},
                        {"second_question_niah", or_null(best.second_question)},
+                       {"second_question_niah_dense", or_null(best.second_question_dense)},
                        {"speedup", best.speedup},
                        {"density", best.density},
                        {"avgtok", best.avgtok},
@@ -568,6 +606,7 @@ class Calibration::Search {
   std::vector<std::string> tried_;  // on the held-out set
   double strictness_ = 1;
   double best_overshoot_ = 0;
+  double done_ = 0;  // share of the whole, from the end of the ladders on
   bool have_best_ = false;
   CalibrationResult result_;
 };

@@ -53,6 +53,7 @@ nlohmann::json to_json(const Measured& measured) {
           {"dce", measured.dce},
           {"niah", measured.needles > 0 ? nlohmann::json(measured.niah) : nlohmann::json()},
           {"second_question_niah", or_null(measured.second_question)},
+          {"second_question_niah_dense", or_null(measured.second_question_dense)},
           {"speedup", measured.timed ? nlohmann::json(measured.speedup) : nlohmann::json()},
           {"density", measured.density},
           {"avgtok", measured.avgtok},

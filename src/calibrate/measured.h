@@ -15,7 +15,7 @@ struct Measured {
   EvalPolicy policy;
   double kl = 0, dce = 0, niah = 0;
   std::optional<double> kl_error;  // standard error; nothing of windows too few for one
-  std::optional<double> second_question;
+  std::optional<double> second_question, second_question_dense;  // dense's share of the same questions
   double speedup = 1, density = 1, avgtok = 1, attn_work = 1;
   std::int64_t windows = 0, needles = 0;
   bool held_out = false;

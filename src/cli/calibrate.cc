@@ -86,7 +86,10 @@ std::string measured_text(const Measured& m) {
   std::string text =
       fmt::format("KL {:.4f} {}, dCE {:+.4f}, niah {:.2f}, {:.2f}x faster than dense at its length", m.kl,
                   error, m.dce, m.niah, m.speedup);
-  if (m.second_question) text += fmt::format(", second question {:.2f}", *m.second_question);
+  if (m.second_question && m.second_question_dense) {
+    text +=
+        fmt::format(", second question {:.2f} (dense {:.2f})", *m.second_question, *m.second_question_dense);
+  }
   return text + fmt::format(" ({} windows, {} needles, held out)", m.windows, m.needles);
 }
 

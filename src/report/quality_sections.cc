@@ -87,6 +87,13 @@ std::string frontier_chart(const json& frontier, const char* key, const std::str
                            .lines = false});
 }
 
+// With dense's of the same questions, where it was asked them.
+std::string second_question_text(const json& row) {
+  const std::string share = percent_text(number_of(row, "second_question_niah"));
+  const double dense = number_of(row, "second_question_niah_dense");
+  return std::isfinite(dense) ? fmt::format("{} (dense {})", share, percent_text(dense)) : share;
+}
+
 // signal.recall is [layers][heads].
 ChartSeries recall_by_layer(const json& signal) {
   ChartSeries series{"recall", {}};
@@ -129,9 +136,8 @@ std::string frontier_section(const ResultFile& file) {
   for (const json& row : frontier) {
     table.add_row({text_of(row, "policy"), set_of(row), short_number(number_of(row, "kl")),
                    short_number(number_of(row, "dce")), percent_text(number_of(row, "niah")),
-                   percent_text(number_of(row, "second_question_niah")),
-                   times_text(number_of(row, "speedup")), short_number(number_of(row, "avgtok")),
-                   short_number(number_of(row, "density"))});
+                   second_question_text(row), times_text(number_of(row, "speedup")),
+                   short_number(number_of(row, "avgtok")), short_number(number_of(row, "density"))});
   }
   const std::string charts = frontier_chart(frontier, "kl", "KL, nats", true) +
                              frontier_chart(frontier, "niah", "needles found", false) +

@@ -149,8 +149,8 @@ TokenPolicy read_tokens(const Json& json, const std::string& origin) {
 // Informative, so only names and the kind of value are checked; what was not measured may be null.
 Json read_measured(const Json& json, const std::string& origin) {
   const Fields fields(json, "measured", origin,
-                      {"kl", "dce", "niah", "second_question_niah", "speedup", "density", "avgtok", "length",
-                       "text_sha256", "machine"});
+                      {"kl", "dce", "niah", "second_question_niah", "second_question_niah_dense", "speedup",
+                       "density", "avgtok", "length", "text_sha256", "machine"});
   for (const auto& [key, value] : json.items()) {
     if (value.is_null() || key == "machine") continue;
     const bool is_hash = key == "text_sha256";

@@ -25,12 +25,13 @@ std::string length_warning(const Policy& policy, std::int64_t prompt_tokens) {
 std::vector<std::string> policy_warnings(const Policy& policy) {
   std::vector<std::string> warnings;
   const auto share = measured_number(policy, "second_question_niah");
+  const auto dense = measured_number(policy, "second_question_niah_dense");
   if (!policy.dense() && share && *share < kSafeSecondQuestion) {
     warnings.push_back(fmt::format(
-        "policy {}: only {:.0f}% of second questions about a prompt were answered when it was measured "
-        "(measured.second_question_niah); ask everything in the first turn, or use dense for "
-        "conversations",
-        policy.name, 100 * *share));
+        "policy {}: only {:.0f}% of second questions about a prompt were answered when it was "
+        "measured ({}measured.second_question_niah); ask everything in the first turn, or use dense "
+        "for conversations",
+        policy.name, 100 * *share, dense ? fmt::format("dense: {:.0f}%; ", 100 * *dense) : ""));
   }
   return warnings;
 }

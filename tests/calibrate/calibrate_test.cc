@@ -1,8 +1,11 @@
 // Calibration: its parts on made-up measurements, and the whole on the tiny model.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -261,6 +264,8 @@ TEST_F(CalibrationTest, AWideBudgetIsMetAndHeldOut) {
   EXPECT_TRUE(result->met);
   EXPECT_TRUE(result->best.held_out);
   EXPECT_LE(result->best.kl, 100);
+  EXPECT_TRUE(result->policy.measured["second_question_niah"].is_number());
+  EXPECT_TRUE(result->policy.measured["second_question_niah_dense"].is_number());
   EXPECT_EQ(result->signal.recall_by_layer().size(), 6u);
   EXPECT_FALSE(result->policy.dense());
   EXPECT_EQ(result->policy.model_layers, 6);
@@ -294,10 +299,21 @@ TEST_F(CalibrationTest, AnImpossibleBudgetSaysSo) {
   CalibrationSettings settings = small();
   settings.budget.max_kl = 1e-12;
   settings.budget.min_speedup = 900;
-  const auto result = Calibration(tiny_engine("cpu"), settings).run({});
+  CalibrationOptions options;
+  std::vector<double> shares;
+  std::set<std::string> steps;
+  options.progress = [&](double share, const std::string& what) {
+    shares.push_back(share);
+    steps.insert(what);
+  };
+  const auto result = Calibration(tiny_engine("cpu"), settings).run(options);
   ASSERT_TRUE(result);
   EXPECT_FALSE(result->met);
   EXPECT_TRUE(result->best.held_out);
+  // Several rounds of combinations and held-out texts, and yet what is done never gets less.
+  EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+  EXPECT_EQ(shares.back(), 1);
+  EXPECT_TRUE(steps.contains("combinations") && steps.contains("a second question"));
 }
 
 TEST_F(CalibrationTest, GoesOnWhereItStopped) {

@@ -24,7 +24,7 @@ constexpr const char* kFull = R"({
              "protect_head": 1, "protect_tail": {"min": 2, "share": 0.05},
              "positions": "compact", "kv": "final"},
   "attention": {"selector": "antidiagonal", "stride": 4, "thresholds": 0.9},
-  "measured": {"kl": 0.01, "dce": null, "niah": 0.9, "second_question_niah": 0.8, "speedup": 1.5,
+  "measured": {"kl": 0.01, "dce": null, "niah": 0.9, "second_question_niah": 0.8, "second_question_niah_dense": 0.85, "speedup": 1.5,
                "density": 1, "avgtok": 0.5, "length": 4096, "text_sha256": "ff", "machine": {"cpu": "x"}}})";
 
 TEST(PolicyFromJson, ReadsEveryKey) {

@@ -19,6 +19,16 @@ TEST(PolicyWarnings, SecondQuestionsThatAreLost) {
   EXPECT_NE(warnings[0].find("mine.json"), std::string::npos);
   EXPECT_NE(warnings[0].find("35%"), std::string::npos);
   EXPECT_NE(warnings[0].find("second_question_niah"), std::string::npos);
+  EXPECT_EQ(warnings[0].find("dense: "), std::string::npos);
+}
+
+TEST(PolicyWarnings, SecondQuestionsBesideDense) {
+  Policy policy = measured(0.35);
+  policy.measured["second_question_niah_dense"] = 0.57;
+  const auto warnings = policy_warnings(policy);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("35%"), std::string::npos) << warnings[0];
+  EXPECT_NE(warnings[0].find("dense: 57%"), std::string::npos) << warnings[0];
 }
 
 TEST(PolicyWarnings, LengthsItWasNotMeasuredAt) {
