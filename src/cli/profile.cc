@@ -243,6 +243,7 @@ void add_mode(CLI::App& profile_app, const char* mode, const char* description, 
 void add_profile(CLI::App& app, Command& command) {
   CLI::App* sub = app.add_subcommand("profile", "How long prompts take under each policy");
   sub->require_subcommand(1);
+  sub->footer(kFooter);
   add_mode(*sub, "prefill", "The time to read a prompt", command);
   add_mode(*sub, "end2end", "The time to read a prompt and answer it", command);
 }

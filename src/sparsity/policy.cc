@@ -77,12 +77,19 @@ PolicyText split(const std::string& text) {
   return {text, "", "", false};
 }
 
+// Presets are made for the model at hand.
+void require_model(const std::string& preset, const ModelFacts& model) {
+  if (model.layers > 0) return;
+  fail(ErrorCode::kBadArgument, "policy {}: what it is depends on the model, and none is named", preset);
+}
+
 Policy schedule(const std::string& preset, double keep, const ModelFacts& model) {
+  require_model(preset, model);
   if (model.layers < kMinScheduleLayers) {
     fail(ErrorCode::kBadArgument,
          "policy {}: its first stage is layer {} and its last at most layers - {}: it needs a model of {} "
-         "layers or "
-         "more, and {} has {}",
+         "layers "
+         "or more, and {} has {}",
          preset, kFirstStage, kLayersAfterLastStage, kMinScheduleLayers, printable(model.name), model.layers);
   }
   Policy policy;
@@ -112,6 +119,7 @@ std::vector<std::string> files_beside_policies(const std::string& folder, const 
 // The policy file that came with winnow for this very model (its layers and shape): of several the one that
 // lost least when it was measured.
 Policy calibrated_policy(const ModelFacts& model) {
+  require_model("auto", model);
   const auto loss = [](const Policy& policy) {
     return measured_number(policy, "kl").value_or(std::numeric_limits<double>::infinity());
   };
@@ -127,8 +135,8 @@ Policy calibrated_policy(const ModelFacts& model) {
   }
   fail(ErrorCode::kBadArgument,
        "policy auto: there is no calibrated policy for {} yet: make one with winnow calibrate and name its "
-       "file, or "
-       "give a preset: {}",
+       "file, "
+       "or give a preset: {}",
        model.name.empty() ? "this model" : printable(model.name), kPresetNames);
 }
 

@@ -18,6 +18,27 @@ TEST(PolicyCheck, ShowsWhatIsKept) {
   EXPECT_EQ(report["valid"], true);
 }
 
+TEST(PolicyCheck, TakesWhatRunTakes) {
+  const Result preset = run_program({"policy", "check", "keep08:recency", "--random-weights", "qwen2-0.5b"});
+  EXPECT_EQ(preset.code, 0) << preset.err;
+  EXPECT_NE(preset.out.find("keep08:recency: valid"), std::string::npos) << preset.out;
+  EXPECT_NE(preset.out.find("scorer: recency"), std::string::npos) << preset.out;
+  EXPECT_EQ(run_program({"policy", "check", "pooled=0.9"}).code, 0);
+  for (const char* name : {"keep08", "auto"})
+    expect_error(run_program({"policy", "check", name}), 1, "depends on the model, and none is named");
+  expect_error(run_program({"policy", "check", "keep08", "-m", tiny_llama()}), 1,
+               "needs a model of 7 layers or more");
+  const Result piped = run_program({"policy", "check", "-"}, kTwoStages);
+  EXPECT_EQ(piped.code, 0) << piped.err;
+}
+
+TEST(PolicyCheck, EveryCommandHasExamplesOfItsOwn) {
+  for (const char* command : {"policy", "profile"}) {
+    const Result help = run_program({command, "--help"});
+    EXPECT_NE(help.out.find(std::string("Examples:\n  winnow ") + command), std::string::npos) << help.out;
+  }
+}
+
 TEST(PolicyCheck, NamesWhatIsWrong) {
   const Scratch scratch;
   const std::vector<std::pair<std::string, std::string>> faults{
