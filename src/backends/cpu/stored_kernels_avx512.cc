@@ -13,8 +13,14 @@
 namespace winnow::cpu {
 namespace {
 
+// g++ would vectorise with half the width otherwise; clang does not know the word, and would ignore the whole
+// attribute for it.
+#if defined(__clang__)
+#define WINNOW_STORED_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")))
+#else
 #define WINNOW_STORED_TARGET \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c,prefer-vector-width=512")))
+#endif
 #define WINNOW_STORED_INLINE WINNOW_STORED_TARGET inline __attribute__((always_inline))
 
 using Floats = __m512;
