@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Opens the server's page in headless Chromium, over its DevTools protocol, and takes pictures; for page_screenshot.sh.
 
-    scripts/page_driver.py URL FOLDER POLICY        standard library only
+    scripts/page_driver.py URL [FOLDER POLICY]      standard library only; POLICY "": the page's first
 
-Exit 1 when the page did not do what it should.
+Exit 1 when the page did not do what it should. Without a folder it only looks whether the page loads and offers the
+server's policies.
 """
 
 import base64
@@ -88,12 +89,22 @@ class Page:
 def check_view(page, url, policy):
     page.wait("document.querySelector('#result')?.dataset.state === 'done'", "the answers")
     page.wait("document.querySelectorAll('#tokens .gone, #tokens .going').length > 0", "tokens that fade")
-    page.wait("document.querySelector('#ttft').textContent.includes('faster')", "dense beside pruned")
-    page.wait("Number(document.querySelector('#stage').value) === stages.length", "the last stage")
+    page.wait("/faster|slower/.test(document.querySelector('#ttft').textContent)", "dense beside pruned")
+    page.wait("Number(document.querySelector('#stage').value) === stages.length + 1", "what is left")
 
 
 def press(page, key, code, **more):
     page.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+
+def check_policies(page, url):
+    page.open(url, 1400, 1150, "light")
+    page.wait("document.querySelector('#model').textContent !== '…'", "the model", 20)
+    model = json.load(urllib.request.urlopen(f"{url}/v1/models"))["data"][0]
+    wanted = {policy["name"] for policy in model["winnow"]["policies"]} | {"dense", "keep09", "keep08", "keep07"}
+    offered = set(json.loads(page.value("JSON.stringify([...document.querySelector('#policy').options].map(o => o.value))")))
+    if not wanted <= offered:
+        sys.exit(f"page_driver: the page offers {offered}, the server has {wanted}: {page.value('document.body.innerText')}")
 
 
 def check_keys(page, url):
@@ -111,7 +122,7 @@ def check_keys(page, url):
 
 
 def main():
-    url, folder, policy = sys.argv[1:]
+    url, folder, policy = (sys.argv[1:] + [None, None])[:3]
     with tempfile.TemporaryDirectory() as profile:
         chromium = subprocess.Popen(
             ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
@@ -125,9 +136,12 @@ def main():
             port = open(port_file).read().split("\n")[0]
             tabs = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list"))
             page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+            check_policies(page, url)
+            if folder is None:
+                return
             for name, width, height, theme in (("view-light", 1400, 1150, "light"), ("view-dark", 1400, 1150, "dark"),
                                                ("narrow", 420, 1600, "light")):
-                page.open(f"{url}/#example={policy}", width, height, theme)
+                page.open(f"{url}/#example" + (f"={policy}" if policy else ""), width, height, theme)
                 check_view(page, url, policy)
                 time.sleep(1)  # the last fade
                 page.picture(f"{folder}/{name}.png")
