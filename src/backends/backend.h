@@ -233,7 +233,7 @@ enum class QueryReduction : std::uint8_t { kMean, kMax };
 
 // Attention that the last queries pay to every cached row: softmax per query over what it sees (query i sits
 // at cache row kv->rows - q.rows + i), mean or max over the queries, then max or mean over the heads asked,
-// or each of them by itself. (SnapKV's observation window, arXiv 2404.14469.)
+// or each of them by itself; NaN for all that a query sees whose softmax is none. (SnapKV, arXiv 2404.14469.)
 struct WindowScoresParams {
   MatrixView q;  // [window, heads * head_dim] compute dtype, window <= kv->rows
   const LayerKv* kv = nullptr;

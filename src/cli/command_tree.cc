@@ -57,7 +57,8 @@ CommandTree tree(const CLI::App& app, const std::string& above) {
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     command.subcommands.push_back(tree(*sub, command.name));
   }
-  command.footer = command.subcommands.empty() || above.empty() ? app.get_footer() : "";  // else its subcommands'
+  command.footer =
+      command.subcommands.empty() || above.empty() ? app.get_footer() : "";  // else its subcommands'
   return command;
 }
 

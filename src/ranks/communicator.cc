@@ -1,6 +1,6 @@
 #include "ranks/communicator.h"
 
-#include <cmath>
+#include "core/higher.h"
 
 namespace winnow {
 namespace {
@@ -24,7 +24,7 @@ void Communicator::sum(std::span<float> values) {
 }
 
 void Communicator::maximum(std::span<float> values) {
-  reduce(*this, values, [](float a, float b) { return std::isnan(b) || b > a ? b : a; });
+  reduce(*this, values, [](float a, float b) { return higher(a, b); });
 }
 
 }  // namespace winnow

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/higher.h"
 #include "sparsity/token_pruner.h"
 
 namespace winnow {
@@ -77,8 +78,7 @@ class HeadScorer final : public Scorer {
       std::size_t at = 0;  // tokens of the stage are among those seen, in the same order
       for (std::size_t i = 0; i < scores.size(); ++i) {
         while (seen.positions[at] != input.positions[i]) ++at;
-        // The comparison lets a NaN through: select_tokens() must see it.
-        if (!(seen.scores[at] <= scores[i])) scores[i] = seen.scores[at];
+        scores[i] = higher(scores[i], seen.scores[at]);
       }
     }
   }

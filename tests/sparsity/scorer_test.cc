@@ -198,6 +198,30 @@ TEST(HeadScorer, AsksTheStagesHeadsAndKeepsWhatEarlierLayersSaid) {
   }
 }
 
+TEST(HeadScorer, OneHeadsNanIsNotLostAmongOthers) {
+  for (const auto& backend : all_backends()) {
+    SCOPED_TRACE(backend->description());
+    const TwoTurns turns(*backend, 5, 7);
+    for (const std::size_t broken : {0, 1}) {
+      std::vector<float> queries = random_floats(7 * TwoTurns::kShape.q_cols(), 4);
+      queries[6 * TwoTurns::kShape.q_cols() + broken * 2] = NAN;  // the last query of this head
+      const TestMatrix q(*backend, backend->compute_dtype(), 7, TwoTurns::kShape.q_cols(), queries);
+      for (const std::int64_t first : {0, 1}) {
+        TokenPolicy policy = policy_with(ScorerKind::kAttention);
+        policy.stages = {
+            {.layer = 4,
+             .heads = {{3, static_cast<std::int32_t>(first)}, {3, static_cast<std::int32_t>(1 - first)}}}};
+        const auto scorer = make_scorer(policy, kModelDim, *backend);
+        ScorerInput input = turns.input();
+        input.q = q.view();
+        scorer->watch(3, input);
+        const std::vector<float> found = score(*scorer, input, 7);
+        EXPECT_TRUE(degenerate(found)) << "head " << broken << " is broken, head " << first << " asked first";
+      }
+    }
+  }
+}
+
 TEST(RecencyScorer, LaterIsHigher) {
   const auto backend = make_reference_backend(Precision::kF32);
   const auto scorer = make_scorer(policy_with(ScorerKind::kRecency), kModelDim, *backend);

@@ -1,7 +1,9 @@
 #include "backends/cpu/attention.h"
 
 #include <algorithm>
+#include <limits>
 #include <numbers>
+#include <span>
 #include <vector>
 
 #include "backends/cpu/attention_tiles.h"
@@ -10,6 +12,7 @@
 #include "backends/cpu/row_scores.h"
 #include "backends/cpu/window_softmax.h"
 #include "core/check.h"
+#include "core/higher.h"
 
 namespace winnow::cpu {
 namespace {
@@ -80,22 +83,28 @@ void attention(const AttentionParams& params, const TileKernels& kernels, int th
 namespace {
 
 // The softmax of one head's window queries, their mean or maximum, into scores[0..rows), which are zeros.
+// What a query sees that has no softmax becomes NaN: whoever chooses by these scores must know.
 void add_window_attention(const WindowScoresParams& params, const TileKernels& kernels, std::int64_t head,
                           RowScores& s, float* scores) {
   const std::int64_t rows = params.kv->rows, queries = params.q.rows;
   const SlidingWindow window = params.kv->window(params.sliding_window);
+  std::vector<std::span<float>> unknown;
   for (std::int64_t begin = 0; begin < queries; begin += kTileQueries) {
     const std::int64_t count = std::min(kTileQueries, queries - begin), row = rows - queries + begin;
     s.compute(kernels, *params.kv, params.q, head, begin, count, window.first_row(row), row + count);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t first = window.first_row(row + i), seen = row + i + 1 - first;
-      if (params.queries == QueryReduction::kMax) {
+      if (!has_softmax(s.row(i) + first, seen)) {
+        unknown.emplace_back(scores + first, static_cast<std::size_t>(seen));
+      } else if (params.queries == QueryReduction::kMax) {
         max_softmax(s.row(i) + first, seen, params.scale, scores + first);
       } else {
         add_softmax(s.row(i) + first, seen, params.scale, 1.0f / static_cast<float>(queries), scores + first);
       }
     }
   }
+  for (const std::span<float> seen : unknown)
+    std::fill(seen.begin(), seen.end(), std::numeric_limits<float>::quiet_NaN());
 }
 
 // per_head [asked, rows] -> scores [rows].
@@ -106,7 +115,7 @@ void reduce_heads(const float* per_head, std::int64_t asked, HeadReduction reduc
     float reduced = per_head[row];
     for (std::int64_t head = 1; head < asked; ++head) {
       const float score = per_head[head * rows + row];
-      reduced = reduction == HeadReduction::kMax ? std::max(reduced, score) : reduced + score;
+      reduced = reduction == HeadReduction::kMax ? higher(reduced, score) : reduced + score;
     }
     scores[row] = reduction == HeadReduction::kMax ? reduced : reduced / static_cast<float>(asked);
   }

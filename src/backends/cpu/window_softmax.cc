@@ -14,6 +14,25 @@ namespace winnow::cpu::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
+bool has_softmax_simd(const float* s, std::int64_t count) {
+  const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto low = hn::Set(d, -INFINITY), high = hn::Set(d, INFINITY);
+  auto below = hn::FirstN(d, static_cast<std::size_t>(lanes)), finite = hn::FirstN(d, 0);
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto v = hn::LoadU(d, s + i);
+    below = hn::And(below, hn::Lt(v, high));
+    finite = hn::Or(finite, hn::Gt(v, low));
+  }
+  bool all = hn::AllTrue(d, below), any = !hn::AllFalse(d, finite);
+  for (; i < count; ++i) {
+    all = all && s[i] < INFINITY;
+    any = any || s[i] > -INFINITY;
+  }
+  return all && any;
+}
+
 // s becomes exp(s * scale - max); returns their sum.
 float exponentials(float* s, std::int64_t count, float scale) {
   const hn::CappedTag<float, 16> d;
@@ -62,8 +81,12 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace winnow::cpu {
+HWY_EXPORT(has_softmax_simd);
 HWY_EXPORT(add_softmax_simd);
 HWY_EXPORT(max_softmax_simd);
+bool has_softmax(const float* s, std::int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(has_softmax_simd)(s, count);
+}
 void add_softmax(float* s, std::int64_t count, float scale, float weight, float* scores) {
   HWY_DYNAMIC_DISPATCH(add_softmax_simd)(s, count, scale, weight, scores);
 }

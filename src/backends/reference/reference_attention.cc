@@ -9,6 +9,7 @@
 #include "backends/reference/elements.h"
 #include "backends/reference/reference_ops.h"
 #include "core/check.h"
+#include "core/higher.h"
 
 namespace winnow::reference {
 namespace {
@@ -223,7 +224,7 @@ Vector head_window_scores(const WindowScoresParams& params, std::int64_t head, s
     const std::int64_t first = kv.window(params.sliding_window).first_row(row);
     const Vector p = probabilities(&q[head * kv.head_dim], keys, first, row, params.scale);
     for (std::size_t j = 0; j < p.size(); ++j) {
-      scores[j] = params.queries == QueryReduction::kMax ? std::max(scores[j], p[j])
+      scores[j] = params.queries == QueryReduction::kMax ? higher(scores[j], p[j])
                                                          : scores[j] + p[j] / static_cast<double>(window);
     }
   }
@@ -251,7 +252,7 @@ void window_scores(const WindowScoresParams& params) {
       if (params.per_head) {
         params.scores[static_cast<std::int64_t>(i) * kv.rows + j] = static_cast<float>(head_scores[j]);
       } else if (params.reduction == HeadReduction::kMax) {
-        scores[j] = std::max(scores[j], head_scores[j]);
+        scores[j] = higher(scores[j], head_scores[j]);
       } else {
         scores[j] += head_scores[j] / static_cast<double>(asked.size());
       }
