@@ -55,6 +55,16 @@ PolicyBook read_policies(const Engine& engine, const ServeOptions& options) {
   return policies;
 }
 
+// An engine that has failed stays, as /health and every answer say; the log says when it was.
+void wait_for_signal(const ShutdownSignal& signals, const Engine& engine) {
+  for (bool logged = false; signals.count() == 0; std::this_thread::sleep_for(milliseconds(50))) {
+    if (logged) continue;
+    const std::string why = engine.failure();
+    logged = !why.empty();
+    if (logged) fmt::print(stderr, "winnow: the engine has failed, requests are refused: {}\n", why);
+  }
+}
+
 void wait_until(const std::function<bool()>& done, milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (!done() && std::chrono::steady_clock::now() < deadline)
@@ -98,9 +108,11 @@ int serve(ServeOptions options) {
   std::thread listener([&] { http.run(); });
   fmt::print(stderr, "winnow: {} at {}{}\n", options.service.model_id, http.url(),
              options.http.key.empty() ? "" : ", with a key");
-  while (signals.count() == 0) std::this_thread::sleep_for(milliseconds(50));
+  wait_for_signal(signals, *engine);
   shut_down(http, scheduler, signals, milliseconds(static_cast<std::int64_t>(options.drain_s * 1000)));
   listener.join();
+  if (const std::string why = engine->failure(); !why.empty())
+    fail(ErrorCode::kUnsupported, "the server had lost its engine: {}", why);
   return 0;
 }
 

@@ -69,6 +69,14 @@ class ServeOverRanks : public testing::Test {
     EXPECT_NE(answer.body.dump().find(killed_), std::string::npos) << answer.body;
   }
 
+  // A server that lost a rank has not done what it was started for.
+  void expect_end_with_reason() {
+    server_.send(SIGTERM);
+    EXPECT_EQ(server_.wait().code, 1) << server_.errors();
+    const std::string log = server_.errors(), last = log.substr(log.rfind("winnow: "));
+    EXPECT_NE(last.find(killed_), std::string::npos) << log;
+  }
+
   RunningProgram server_{on_tiny({"serve"}, {"--port", "0", "--devices", "cpu,cpu", "--precision", "f32"})};
   int port_ = 0;
   pid_t follower_ = 0;
@@ -82,8 +90,7 @@ TEST_F(ServeOverRanks, ARequestUnderWayEndsWhenARankDies) {
   ::kill(follower_, SIGKILL);
   expect_failed(waiting.answer());
   expect_failed(ask(20).answer());
-  server_.send(SIGTERM);
-  EXPECT_EQ(server_.wait().code, 0) << server_.errors();
+  expect_end_with_reason();
 }
 
 // What goes to all processes of the group is rank 0's to follow: answers under way need the others.
@@ -109,6 +116,17 @@ TEST_F(ServeOverRanks, HealthSaysThatARankHasDied) {
   expect_failed(refused);
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(refused.body["error"]["code"], "engine_failed");
+  expect_end_with_reason();
+}
+
+// Before anybody has asked for anything.
+TEST_F(ServeOverRanks, TheLogSaysThatARankHasDied) {
+  ::kill(follower_, SIGKILL);
+  EXPECT_TRUE(server_.runs_until([&] {
+    return server_.errors().find("the engine has failed, requests are refused: " + killed_) !=
+           std::string::npos;
+  }));
+  expect_end_with_reason();
 }
 
 TEST_F(ServeOverRanks, APromptTooLongForOneRanksMemoryFailsAlone) {
