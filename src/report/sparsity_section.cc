@@ -54,11 +54,11 @@ std::string density_by_head(const json& content) {
     if (!layer.is_array()) continue;
     for (const json& value : layer) rows.back().push_back(value.is_number() ? value.get<double>() : NAN);
   }
-  return heat_map(rows,
-                  {.title = fmt::format("Density by head, {} at {}: dark is dense", block_of(*points.front()),
-                                        short_number(number_of(*points.front(), "threshold"))),
-                   .x_label = "head",
-                   .y_label = "layer"});
+  return heat_map(rows, {.title = fmt::format("Density by head, {} at {}: strong colour is dense",
+                                              block_of(*points.front()),
+                                              short_number(number_of(*points.front(), "threshold"))),
+                         .x_label = "head",
+                         .y_label = "layer"});
 }
 
 // Share of causal weights below the first threshold, head by head.

@@ -28,14 +28,12 @@ class Scale {
         log_ ? std::log(value / low_) / std::log(high_ / low_) : (value - low_) / (high_ - low_);
     return from_ + share * (to_ - from_);
   }
+  // `whole`: of whole numbers, such as lengths (powers of two on a logarithmic axis) and indices.
   std::vector<double> ticks(bool whole) const {
+    if (log_)
+      return whole ? powers(2, {1})
+                   : powers(10, high_ / low_ > 1000 ? std::vector<double>{1} : std::vector<double>{1, 2, 5});
     std::vector<double> result;
-    if (log_) {
-      const double step = high_ / low_ > 64 ? 4 : 2;
-      for (double tick = std::exp2(std::floor(std::log2(low_))); tick <= high_ * 1.0001; tick *= step)
-        if (tick >= low_ * 0.9999) result.push_back(tick);
-      return result;
-    }
     double step = std::pow(10, std::floor(std::log10((high_ - low_) / 4)));
     for (const double factor : {1.0, 2.0, 5.0, 10.0}) {
       if ((high_ - low_) / (step * factor) > 6) continue;
@@ -49,6 +47,18 @@ class Scale {
   }
 
  private:
+  std::vector<double> powers(double base, const std::vector<double>& factors) const {
+    std::vector<double> result;
+    double power = std::pow(base, std::floor(std::log(low_) / std::log(base) + 1e-9));
+    for (; power <= high_ * 1.0001; power *= base) {
+      for (const double factor : factors) {
+        const double tick = power * factor;
+        if (tick >= low_ * 0.9999 && tick <= high_ * 1.0001) result.push_back(tick);
+      }
+    }
+    return result;
+  }
+
   double low_, high_, from_, to_;
   bool log_;
 };
@@ -89,7 +99,7 @@ std::string axes(const Scale& x, const Scale& y, const ChartOptions& options, do
                        kWidth - kRight, y.at(tick));
     out += text(kLeft - 6, y.at(tick) + 4, "end", short_number(tick));
   }
-  for (const double tick : x.ticks(options.bands)) {
+  for (const double tick : x.ticks(options.bands || options.log_x)) {
     out += fmt::format("<line class=\"tick\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/>",
                        x.at(tick), bottom, bottom + 4);
     out += text(x.at(tick), bottom + 17, "middle", short_number(tick));
@@ -145,11 +155,22 @@ std::string series_svg(const ChartSeries& series, int colour, const Scale& x, co
   return out + marks + "</g>\n";
 }
 
-// Names in rows under the chart.
-std::string legend(const std::vector<ChartSeries>& series, double top) {
+bool any_shown(const ChartSeries& series, const ChartOptions& options) {
+  return std::any_of(series.points.begin(), series.points.end(),
+                     [&](const ChartPoint& point) { return shown(point, options); });
+}
+
+struct Legend {
+  std::string svg;
+  double height = 0;
+};
+
+// Names of what is drawn, in rows under the chart.
+Legend legend(const std::vector<ChartSeries>& series, const ChartOptions& options, double top) {
   std::string out;
   double x = kLeft, y = top;
   for (std::size_t i = 0; i < series.size(); ++i) {
+    if (!any_shown(series[i], options)) continue;
     const double width = 26 + 6.6 * static_cast<double>(series[i].name.size());
     if (x + width > kWidth && x > kLeft) {
       x = kLeft;
@@ -160,20 +181,7 @@ std::string legend(const std::vector<ChartSeries>& series, double top) {
     out += text(x + 13, y, "start", series[i].name);
     x += width;
   }
-  return out;
-}
-
-double legend_height(const std::vector<ChartSeries>& series) {
-  double x = kLeft, lines = 1;
-  for (const ChartSeries& one : series) {
-    const double width = 26 + 6.6 * static_cast<double>(one.name.size());
-    if (x + width > kWidth && x > kLeft) {
-      x = kLeft;
-      ++lines;
-    }
-    x += width;
-  }
-  return lines * kLegendLine;
+  return {.svg = out, .height = y - top + kLegendLine};
 }
 
 std::string open_svg(double height, const std::string& title) {
@@ -186,7 +194,8 @@ std::string open_svg(double height, const std::string& title) {
 std::string line_chart(const std::vector<ChartSeries>& series, const ChartOptions& options) {
   const auto x_range = range_of(series, options, true), y_range = range_of(series, options, false);
   if (!x_range || !y_range) return "";
-  const double bottom = kHeight - kBottom, below = legend_height(series);
+  const double bottom = kHeight - kBottom;
+  const Legend names = legend(series, options, kHeight + 12);
   const double low = options.log_y       ? y_range->low
                      : options.from_zero ? std::min(0.0, y_range->low)
                                          : y_range->low;
@@ -196,11 +205,11 @@ std::string line_chart(const std::vector<ChartSeries>& series, const ChartOption
                 options.log_x);
   const Scale y(low, options.log_y ? y_range->high : y_range->high + 0.06 * (y_range->high - low), bottom,
                 kTop, options.log_y);
-  std::string out = open_svg(kHeight + below + 6, options.title) + axes(x, y, options, bottom);
+  std::string out = open_svg(kHeight + names.height + 6, options.title) + axes(x, y, options, bottom);
   PointLabels labels;
   for (std::size_t i = 0; i < series.size(); ++i)
     out += series_svg(series[i], static_cast<int>(i), x, y, options, labels);
-  return out + legend(series, kHeight + 12) + "</svg>";
+  return out + names.svg + "</svg>";
 }
 
 std::string heat_map(const std::vector<std::vector<double>>& rows, const HeatOptions& options) {

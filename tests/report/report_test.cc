@@ -144,6 +144,22 @@ TEST(SvgChart, LeavesOutWhatHasNoPlace) {
   EXPECT_EQ(heat_map({}, {}), "");
 }
 
+// Numbers that people write: 0.01, not a power of two. Lengths are powers of two.
+TEST(SvgChart, LogarithmicAxesHaveRoundNumbers) {
+  const ChartSeries costs{.name = "policy", .points = {{512, 0.009, ""}, {1024, 0.03, ""}, {2048, 0.3, ""}}};
+  const std::string svg = line_chart({costs}, {.log_x = true, .log_y = true});
+  for (const char* number : {">512<", ">1,024<", ">2,048<", ">0.01<", ">0.02<", ">0.05<", ">0.1<", ">0.2<"})
+    EXPECT_NE(svg.find(number), std::string::npos) << number << svg;
+  EXPECT_EQ(svg.find(">0.0156<"), std::string::npos);
+}
+
+TEST(SvgChart, TheLegendNamesWhatIsDrawn) {
+  const std::string svg = line_chart(
+      {{.name = "drawn", .points = {{1, 2, ""}, {2, 3, ""}}}, {.name = "absent", .points = {}}}, {});
+  EXPECT_NE(svg.find(">drawn<"), std::string::npos);
+  EXPECT_EQ(svg.find(">absent<"), std::string::npos);
+}
+
 TEST(Html, Numbers) {
   EXPECT_EQ(short_number(1234567), "1,234,567");
   EXPECT_EQ(short_number(-1234.5), "−1,234");
