@@ -1,5 +1,5 @@
-// A block of threads takes a group of 16 output features: half a warp a block of columns at a time, a thread
-// an output feature, so that a half reads 64 bytes in a row. What the halves found is added up at the end, in
+// A block of threads takes a group of 16 output features: half a warp a run of columns at a time, a thread an
+// output feature, so that a half reads 64 bytes in a row. What the halves found is added up at the end, in
 // one order.
 #include <cuda_fp16.h>
 
@@ -14,6 +14,8 @@ namespace {
 using cpu::BlockKind;
 
 constexpr int kLanes = static_cast<int>(cpu::kGroupRows);
+constexpr int kRun = 32;  // columns: whole runs of one scale, of which blocks of 256 have several
+constexpr int kWarps = 16;
 
 // Four bytes less `offset`, as floats: a byte is put below the exponent of 2^23.
 __device__ __forceinline__ void to_floats(std::uint32_t bytes, float offset, float (&q)[4]) {
@@ -100,32 +102,28 @@ __device__ __forceinline__ void load_columns(const float* x, float (&v)[8]) {
   load_pack(x + 4, reinterpret_cast<float(&)[4]>(v[4]));
 }
 
-// Blocks of 256 columns are few: fewer halves share them.
-template <BlockKind kKind>
-constexpr int kWarps = cpu::block_shape(kKind).columns == 32 ? 16 : 8;
-
 template <BlockKind kKind, class T, int kRows>
-__global__ void __launch_bounds__(32 * kWarps<kKind>) stored_gemv(StoredPart part, GemvArgs args) {
+__global__ void __launch_bounds__(32 * kWarps) stored_gemv(StoredPart part, GemvArgs args) {
   constexpr cpu::BlockShape shape = cpu::block_shape(kKind);
-  constexpr auto columns = static_cast<int>(shape.columns);
-  constexpr int warps = kWarps<kKind>, halves = 2 * warps;
-  __shared__ float shared[warps][kRows][kLanes];
+  constexpr int runs_of_block = static_cast<int>(shape.columns) / kRun;
+  __shared__ float shared[kWarps][kRows][kLanes];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, half = thread / kLanes;
-  const auto blocks = static_cast<int>(args.in / columns);
-  const std::uint8_t* group = part.groups + std::int64_t{blockIdx.x} * blocks * shape.bytes;
+  const auto runs = static_cast<int>(args.in / kRun);
+  const std::uint8_t* group = part.groups + std::int64_t{blockIdx.x} * (runs / runs_of_block) * shape.bytes;
   const T* x = static_cast<const T*>(args.x);
   const auto rows = static_cast<int>(args.rows);
   float sums[kRows] = {};
-  for (int b = half; b < blocks; b += halves) {
-    BlockReader<kKind> reader(group + b * shape.bytes, lane);
-#pragma unroll 4
-    for (int c = 0; c < columns; c += 8) {
+  for (int run = half; run < runs; run += 2 * kWarps) {
+    BlockReader<kKind> reader(group + run / runs_of_block * shape.bytes, lane);
+    const int first = run % runs_of_block * kRun;  // of the block
+#pragma unroll
+    for (int c = 0; c < kRun; c += 8) {
       float w[8], v[8];
-      reader.read(c, w);
+      reader.read(first + c, w);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (r >= rows) break;
-        load_columns(x + r * args.in + b * columns + c, v);
+        load_columns(x + r * args.in + run * kRun + c, v);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[r] = fmaf(w[i], v[i], sums[r]);
       }
@@ -142,7 +140,7 @@ __global__ void __launch_bounds__(32 * kWarps<kKind>) stored_gemv(StoredPart par
   if (r >= rows || feature >= part.rows) return;
   float value = 0.0f;
 #pragma unroll
-  for (int w = 0; w < warps; ++w) value += shared[w][r][lane];
+  for (int w = 0; w < kWarps; ++w) value += shared[w][r][lane];
   const std::int64_t out = part.first_row + feature;
   if (args.bias != nullptr) value += args.bias[out];
   if (args.y_bf16) {
@@ -163,7 +161,6 @@ __global__ void stored_embed(StoredPart part, int columns, const std::int32_t* r
   const int blocks = columns / block_columns;
   const std::uint8_t* group = part.groups + row / kLanes * blocks * shape.bytes;
   float* to = hidden + std::int64_t{blockIdx.x} * columns;
-  constexpr int kRun = 32;  // columns of a thread: whole runs of one scale
   for (int at = static_cast<int>(threadIdx.x) * kRun; at < columns;
        at += static_cast<int>(blockDim.x) * kRun) {
     BlockReader<kKind> reader(group + at / block_columns * shape.bytes, static_cast<int>(row % kLanes));
@@ -178,7 +175,7 @@ __global__ void stored_embed(StoredPart part, int columns, const std::int32_t* r
 template <BlockKind kKind, class T>
 void launch_rows(const StoredPart& part, const GemvArgs& args, cudaStream_t stream) {
   const auto groups = static_cast<unsigned>((part.rows + kLanes - 1) / kLanes);
-  constexpr int threads = 32 * kWarps<kKind>;
+  constexpr int threads = 32 * kWarps;
   if (args.rows == 1) {
     stored_gemv<kKind, T, 1><<<groups, threads, 0, stream>>>(part, args);
   } else if (args.rows <= 4) {
