@@ -179,6 +179,9 @@ struct RopeAppendParams {
   float norm_epsilon = 0.0f;
 };
 
+struct RowChoiceParams;  // row_choice.h
+class RowChoice;
+
 // Causal attention: query i sits at cache row `query_rows[i]` and sees cache rows 0..query_rows[i], of these
 // only the ones in its sliding window, and of these only the ones in the plan's blocks. query_rows ascend
 // strictly. A query that is left with no row gets zeros.
@@ -190,6 +193,8 @@ struct AttentionParams {
   MatrixView out;                   // [rows, heads * head_dim] compute dtype
   const BlockPlan* plan = nullptr;  // of these queries; null: everything is computed
   std::int64_t window = 0;          // positions a query sees, its own included (SlidingWindow); 0: all
+  // In place of query_rows, which the host need not know yet; without a plan.
+  const RowChoice* chosen = nullptr;
 };
 
 // Softmax probabilities of one head: probs[i][j] = share of cache row j for query i, 0 for rows it does not
@@ -263,8 +268,6 @@ struct ActivationParams {
   MatrixView y;  // [rows, dim] compute dtype; may be x itself for the ungated kinds
 };
 
-struct RowChoiceParams;  // row_choice.h
-class RowChoice;
 class Communicator;  // ranks/communicator.h
 
 // The ranks that compute a model's layers together, each with a backend of its own (docs/multi_gpu.md).

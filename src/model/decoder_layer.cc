@@ -102,6 +102,14 @@ void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q,
   add_to(hidden, weights.attention_out, weights.attention_post_norm, workspace.attended(hidden.rows));
 }
 
+void DecoderLayer::attend(const MatrixView& hidden, const MatrixView& q, const RowChoice& chosen,
+                          const LayerKv& kv) const {
+  AttentionParams params = attention_params(q, 0, {}, kv, nullptr);
+  params.chosen = &chosen;
+  backend.attention(params);
+  add_to(hidden, weights.attention_out, weights.attention_post_norm, workspace.attended(hidden.rows));
+}
+
 void DecoderLayer::attend_each(const MatrixView& hidden, std::span<const AttentionParams> each) const {
   backend.attention_each(each);
   add_to(hidden, weights.attention_out, weights.attention_post_norm, workspace.attended(hidden.rows));

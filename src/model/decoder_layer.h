@@ -63,6 +63,9 @@ struct DecoderLayer {
   // hidden += W_o attention(q, kv); query i sits at cache row query_rows[i]. `plan` null: dense.
   void attend(const MatrixView& hidden, const MatrixView& q, std::span<const std::int64_t> query_rows,
               const LayerKv& kv, const BlockPlan* plan) const;
+  // The same, dense, for queries that the host need not know yet.
+  void attend(const MatrixView& hidden, const MatrixView& q, const RowChoice& chosen,
+              const LayerKv& kv) const;
   // The same for rows of several caches: each[i], made by attention_params(), is of row i.
   void attend_each(const MatrixView& hidden, std::span<const AttentionParams> each) const;
   // Attention of `q` into the rows of the workspace from `first` on.

@@ -39,6 +39,13 @@ std::int64_t even_chunk(std::int64_t rows, std::int64_t most) {
 
 }  // namespace
 
+// What a backend chose at a stage; `rows` null: nothing that the host does not know.
+struct Session::Choice {
+  const Stage* stage = nullptr;
+  std::unique_ptr<RowChoice> rows;
+  std::chrono::steady_clock::time_point start;
+};
+
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
 struct Session::Turn {
   Turn(const Policy& policy_in, const PrefillOptions& options_in)
@@ -52,6 +59,7 @@ struct Session::Turn {
   std::unique_ptr<Scorer> scorer;       // null when nothing is pruned, or the caller scores
   std::optional<AttentionCosts> costs;  // none: blocks are skipped without asking what it costs
   std::vector<Stage>::const_iterator next_stage;
+  Choice choice;  // of the stage before, until settle()
 
   std::vector<std::int32_t> alive;  // ascending; indices into the turn's tokens
   std::vector<std::vector<std::int32_t>>
@@ -133,7 +141,10 @@ bool Session::run_layers(Turn& turn) {
     if (cancelled(turn.options.cancelled)) return false;
     if (turn.options.progress)
       turn.options.progress(static_cast<double>(i) / static_cast<double>(arch.layers));
-    if (turn.stage_at(i)) prune(turn, *turn.next_stage++);
+    if (turn.stage_at(i)) {
+      prune(turn, *turn.next_stage++);
+      settle(turn);
+    }
     hand_over(turn.hidden_view, i);
 
     const auto rows = static_cast<std::int64_t>(turn.alive.size());
@@ -199,24 +210,27 @@ void Session::prune(Turn& turn, const Stage& stage) {
                           .attention_scale = attention_scale(),
                           .attention_window = layer(stage.layer - 1).window(),
                           .hidden = turn.hidden_view};
-  StageRecord record;
-  std::vector<std::int64_t> kept;
-  if (!choose_without_host(turn, stage, input, record, kept)) {
-    std::vector<float> scores(turn.alive.size());
-    if (turn.options.stage_scores) {
-      turn.options.stage_scores(stage.layer, positions, scores);
-    } else {
-      turn.scorer->score(input, scores);
-    }
-    share_scores(turn, stage, scores);
-    kept = select_tokens(scores, stage, turn.policy.tokens, record);
-    if (std::ssize(kept) < count && has_layer(stage.layer - 1)) {
-      engine_.backend().keep_rows(turn.hidden_view, kept);
-      engine_.backend().keep_rows(turn.q_view, kept);
-    }
+  if (choose_without_host(turn, stage, input)) return;
+  std::vector<float> scores(turn.alive.size());
+  if (turn.options.stage_scores) {
+    turn.options.stage_scores(stage.layer, positions, scores);
+  } else {
+    turn.scorer->score(input, scores);
   }
-  record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
+  share_scores(turn, stage, scores);
+  StageRecord record;
+  const std::vector<std::int64_t> kept = select_tokens(scores, stage, turn.policy.tokens, record);
+  if (std::ssize(kept) < count && has_layer(stage.layer - 1)) {
+    engine_.backend().keep_rows(turn.hidden_view, kept);
+    engine_.backend().keep_rows(turn.q_view, kept);
+  }
   record.scoring_ms = ms_since(start);
+  keep(turn, record, kept);
+}
+
+// What is left to do once a stage's tokens are known and have moved.
+void Session::keep(Turn& turn, StageRecord record, std::span<const std::int64_t> kept) {
+  record.cumulative_ratio = static_cast<double>(kept.size()) / static_cast<double>(turn.prompt_tokens);
   stages_.push_back(record);
   if (turn.options.on_stage) {
     std::vector<std::int32_t> places;
@@ -224,7 +238,7 @@ void Session::prune(Turn& turn, const Stage& stage) {
     turn.options.on_stage(record, places);
   }
 
-  turn.hidden_view.rows = turn.q_view.rows = static_cast<std::int64_t>(kept.size());
+  turn.hidden_view.rows = turn.q_view.rows = std::ssize(kept);
   for (std::size_t i = 0; i < kept.size(); ++i) {
     turn.alive[i] = turn.alive[kept[i]];
     turn.query_rows[i] = turn.query_rows[kept[i]];
@@ -241,27 +255,54 @@ void Session::share_scores(const Turn& turn, const Stage& stage, std::span<float
   engine_.ranks()->broadcast(std::as_writable_bytes(scores), root);
 }
 
-// By a backend that chooses where the rows are: they move while the choice is on its way to the host. False:
-// this stage's tokens are chosen by the host.
-bool Session::choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
-                                  StageRecord& record, std::vector<std::int64_t>& kept) const {
+// By a backend that chooses where the rows are: they move, and their layer may be finished, while the choice
+// is on its way to the host. False: this stage's tokens are chosen by the host.
+bool Session::choose_without_host(Turn& turn, const Stage& stage, const ScorerInput& input) const {
   if (turn.options.stage_scores || stage.top_p || engine_.ranks() != nullptr) return false;
+  const auto start = std::chrono::steady_clock::now();
   const std::int64_t count = turn.hidden_view.rows;
-  const auto choice = turn.scorer->choose(input, stage_counts(count, stage, turn.policy.tokens));
-  if (choice == nullptr) return false;
-  if (choice->count() < count) {
-    engine_.backend().keep_rows(turn.hidden_view, *choice);
-    engine_.backend().keep_rows(turn.q_view, *choice);
+  auto rows = turn.scorer->choose(input, stage_counts(count, stage, turn.policy.tokens));
+  if (rows == nullptr) return false;
+  if (rows->count() < count) {
+    engine_.backend().keep_rows(turn.hidden_view, *rows);
+    engine_.backend().keep_rows(turn.q_view, *rows);
   }
-  ChosenRows chosen = choice->wait();
-  record = record_choice(chosen, count, stage);
-  kept = std::move(chosen.rows);
+  turn.choice = {&stage, std::move(rows), start};
   return true;
+}
+
+// Waits for the tokens a backend chose.
+void Session::settle(Turn& turn) {
+  const Choice choice = std::exchange(turn.choice, {});
+  if (choice.rows == nullptr) return;
+  const ChosenRows chosen = choice.rows->wait();
+  StageRecord record = record_choice(chosen, turn.hidden_view.rows, *choice.stage);
+  record.scoring_ms = ms_since(choice.start);
+  keep(turn, record, chosen.rows);
+}
+
+// The layer of a backend's choice, for tokens that the host does not know yet, where nothing asks for them:
+// the backend has work until it does. How long attention took; nullopt: not done.
+std::optional<double> Session::finish_unseen(const Turn& turn, std::int64_t index) const {
+  const RowChoice* chosen = turn.choice.rows.get();
+  if (chosen == nullptr || !turn.policy.attention.dense() || turn.options.observe_attention ||
+      index == engine_.arch().layers - 1 || chosen->count() > engine_.backend().chunk_rows()) {
+    return std::nullopt;
+  }
+  const DecoderLayer step = layer(index);
+  const MatrixView hidden = turn.hidden_view.slice(0, chosen->count());
+  const auto start = std::chrono::steady_clock::now();
+  step.attend(hidden, turn.q_view.slice(0, chosen->count()), *chosen, turn.cache.of(kv_[index]));
+  const double ms = ms_since(start);
+  step.feed_forward(hidden);
+  return ms;
 }
 
 // Attention and ffn for the tokens alive. After the last layer's keys and values only the last token matters,
 // unless all logits are wanted.
 void Session::finish_layer(Turn& turn, std::int64_t index) {
+  const std::optional<double> unseen_ms = finish_unseen(turn, index);
+  settle(turn);
   const Architecture& arch = engine_.arch();
   const auto rows = static_cast<std::int64_t>(turn.alive.size());
   const bool last_token_only =
@@ -281,6 +322,10 @@ void Session::finish_layer(Turn& turn, std::int64_t index) {
       turn.options.observe_attention({index, q, rows_of_chunk, &kv, attention_scale(), step.window()});
     }
     const BlockPlan* plan = planner.plan(q, rows_of_chunk);
+    if (unseen_ms) {  // in one chunk, and without a plan
+      planner.add_attention_ms(*unseen_ms);
+      break;
+    }
     const auto start = std::chrono::steady_clock::now();
     step.attend(hidden, q, rows_of_chunk, kv, plan);
     planner.add_attention_ms(ms_since(start));

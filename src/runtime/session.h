@@ -92,7 +92,8 @@ class Session {
   std::span<const std::int32_t> cached_positions(std::int64_t layer) const { return kv_[layer].positions; }
 
  private:
-  struct Turn;  // one prefill under way (prefill.cc)
+  struct Turn;    // one prefill under way (prefill.cc)
+  struct Choice;  // of its last stage, on its way to the host
   friend class SessionFile;
   class Step;  // of several sessions, under way (session_batch.cc)
   friend void decode_batch(std::span<Session* const> sessions, std::span<const TokenId> tokens);
@@ -113,8 +114,10 @@ class Session {
   void show_attention(Turn& turn, std::int64_t layer);       // to a scorer that watches it
   void prune(Turn& turn, const Stage& stage);
   void share_scores(const Turn& turn, const Stage& stage, std::span<float> scores) const;
-  bool choose_without_host(const Turn& turn, const Stage& stage, const ScorerInput& input,
-                           StageRecord& record, std::vector<std::int64_t>& kept) const;
+  bool choose_without_host(Turn& turn, const Stage& stage, const ScorerInput& input) const;
+  void settle(Turn& turn);
+  void keep(Turn& turn, StageRecord record, std::span<const std::int64_t> kept);
+  std::optional<double> finish_unseen(const Turn& turn, std::int64_t layer) const;
   void finish_layer(Turn& turn, std::int64_t layer);
   void count_work(const Turn& turn);
   // A layer that `entered` of the prompt's tokens entered; before they count as read.

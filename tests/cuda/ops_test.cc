@@ -28,6 +28,10 @@ constexpr Tolerance kCudaWindowScores = {1e-6, 2e-3};
 
 class Cuda : public CudaTest {
  protected:
+  std::string device_name() const {
+    const std::string description = cuda_->description();  // cuda, NAME, bf16
+    return description.substr(6, description.rfind(',') - 6);
+  }
   Tolerance attention_tolerance() const { return bf16() ? kAttentionBf16 : kCudaAttentionF32; }
 };
 
@@ -179,54 +183,66 @@ TEST_P(Cuda, LinearAndActivation) {
   }
 }
 
-// Which way is taken is measured; a file of choices says so here. The kernel rounds its result only.
-TEST_P(Cuda, GatedProductsOfTheKernelAndInTwoSteps) {
-  if (!bf16()) GTEST_SKIP() << "for bf16";
+// What a choice of gated products is for: rows, features, columns, and the rows that share it.
+struct GatedCase {
+  std::int64_t rows, in, dim, rows_of_choice;
+};
+
+// Which way is taken is measured; a file of choices says so here: the kernel with row tiles taken together by
+// `group`, or two steps (0). The kernel rounds its result only.
+void compare_gated_products(const std::string& device, std::span<const GatedCase> cases, std::int64_t group) {
   const auto exact = make_reference_backend(Precision::kF32);
-  const std::string device = cuda_->description().substr(6, cuda_->description().rfind(',') - 6);
-  struct Case {
-    std::int64_t rows, in, dim, rows_of_choice;
-  };
-  const Case cases[] = {
-      {193, 264, 136, 200}, {256, 64, 128, 256}, {385, 72, 304, 400}, {1100, 200, 136, 1152}};
+  const Scratch folder;
+  nlohmann::json algorithms = nlohmann::json::object();
+  for (const GatedCase& c : cases) {
+    for (const int kind : {0, 3}) {
+      algorithms[fmt::format("{} | gated product | rows {} in {} dim {} kind {}", device, c.rows_of_choice,
+                             c.in, c.dim, kind)] =
+          group == 0 ? nlohmann::json::array() : nlohmann::json::array({group});
+    }
+  }
+  std::filesystem::create_directories(folder.file("winnow"));
+  folder.write("winnow/cuda_algorithms.json",
+               nlohmann::json{{"version", 2}, {"algorithms", algorithms}}.dump());
   const char* const kept = std::getenv("XDG_CACHE_HOME");
   const std::string before = kept == nullptr ? "" : kept;
-  for (const std::int64_t group : {0, 1, 2, 8}) {  // 0: two steps
-    const Scratch folder;
-    nlohmann::json algorithms = nlohmann::json::object();
-    for (const Case& c : cases) {
-      for (const int kind : {0, 3}) {
-        algorithms[fmt::format("{} | gated product | rows {} in {} dim {} kind {}", device, c.rows_of_choice,
-                               c.in, c.dim, kind)] =
-            group == 0 ? nlohmann::json::array() : nlohmann::json::array({group});
-      }
+  ::setenv("XDG_CACHE_HOME", folder.file("").c_str(), 1);
+  const auto backend = make_cuda_backend(Precision::kBF16, 0);
+  for (const GatedCase& c : cases) {
+    for (const ActivationKind kind : kGatedKinds) {
+      SCOPED_TRACE(::testing::Message()
+                   << "group " << group << ", kind " << static_cast<int>(kind) << ", rows " << c.rows);
+      const Gated shape{kind, c.rows, c.in, c.dim};
+      const std::vector<float> found = gated(*backend, shape);
+      expect_close(found, gated(*exact, shape),
+                   group == 0 ? kRoundedTwice : stored_as(DType::kBF16, {4e-5, 4e-5}));
+      EXPECT_EQ(found, gated(*backend, shape));
     }
-    std::filesystem::create_directories(folder.file("winnow"));
-    folder.write("winnow/cuda_algorithms.json",
-                 nlohmann::json{{"version", 2}, {"algorithms", algorithms}}.dump());
-    ::setenv("XDG_CACHE_HOME", folder.file("").c_str(), 1);
-    const auto backend = make_cuda_backend(Precision::kBF16, 0);
-    for (const Case& c : cases) {
-      for (const ActivationKind kind : kGatedKinds) {
-        SCOPED_TRACE(::testing::Message()
-                     << "group " << group << ", kind " << static_cast<int>(kind) << ", rows " << c.rows);
-        const Gated shape{kind, c.rows, c.in, c.dim};
-        const std::vector<float> found = gated(*backend, shape);
-        expect_close(found, gated(*exact, shape),
-                     group == 0 ? kRoundedTwice : stored_as(DType::kBF16, {4e-5, 4e-5}));
-        EXPECT_EQ(found, gated(*backend, shape));
-      }
-    }
-    kept == nullptr ? ::unsetenv("XDG_CACHE_HOME") : ::setenv("XDG_CACHE_HOME", before.c_str(), 1);
-    // Had a way been measured, its choice would be there too. (The first of two steps adds others.)
-    const nlohmann::json afterwards =
-        nlohmann::json::parse(std::ifstream(folder.file("winnow/cuda_algorithms.json")));
-    nlohmann::json taken = nlohmann::json::object();
-    for (const auto& [key, words] : afterwards.at("algorithms").items()) {
-      if (key.find("| gated product |") != std::string::npos) taken[key] = words;
-    }
-    EXPECT_EQ(taken, algorithms) << "group " << group;
   }
+  kept == nullptr ? ::unsetenv("XDG_CACHE_HOME") : ::setenv("XDG_CACHE_HOME", before.c_str(), 1);
+  // Had a way been measured, its choice would be there too. (The first of two steps adds others.)
+  const nlohmann::json afterwards =
+      nlohmann::json::parse(std::ifstream(folder.file("winnow/cuda_algorithms.json")));
+  nlohmann::json taken = nlohmann::json::object();
+  for (const auto& [key, words] : afterwards.at("algorithms").items()) {
+    if (key.find("| gated product |") != std::string::npos) taken[key] = words;
+  }
+  EXPECT_EQ(taken, algorithms) << "group " << group;
+}
+
+TEST_P(Cuda, GatedProductsOfTheKernelAndInTwoSteps) {
+  if (!bf16()) GTEST_SKIP() << "for bf16";
+  const GatedCase cases[] = {
+      {193, 264, 136, 200}, {256, 64, 128, 256}, {385, 72, 304, 400}, {1100, 200, 136, 1152}};
+  for (const std::int64_t group : {0, 1, 2, 8}) compare_gated_products(device_name(), cases, group);
+}
+
+// More tiles than a GPU has places for, so that each takes several, with few features: all of the kernel's
+// paths in the time that a race checker takes.
+TEST_P(Cuda, GatedProductsInSeveralTiles) {
+  if (!bf16()) GTEST_SKIP() << "for bf16";
+  const GatedCase cases[] = {{1200, 8, 2000, 1216}, {193, 328, 136, 200}};
+  compare_gated_products(device_name(), cases, 2);
 }
 
 TEST_P(Cuda, RopeAppend) {
@@ -443,6 +459,14 @@ TEST_P(Cuda, WindowScoresKeepWhatIsNotANumber) {
   }
 }
 
+// Of rows of `cols` floats each.
+std::vector<float> moved_up(std::vector<float> x, std::span<const std::int64_t> rows, std::int64_t cols) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(x.begin() + rows[i] * cols, cols, x.begin() + static_cast<std::int64_t>(i) * cols);
+  }
+  return x;
+}
+
 // The scores are the same ones, so the choice must be the host's to the last token.
 TEST_P(Cuda, RowsAreChosenAsTheHostChoosesThem) {
   struct Case {
@@ -482,14 +506,35 @@ TEST_P(Cuda, RowsAreChosenAsTheHostChoosesThem) {
                                             .tail = counts.ends.tail,
                                             .by_score = counts.by_score,
                                             .by_recency = counts.by_recency});
-    TestMatrix moved(*cuda_, DType::kF32, c.tokens, 33, random_floats(c.tokens * 33, 6)),
-        wanted(*cuda_, DType::kF32, c.tokens, 33, random_floats(c.tokens * 33, 6));
+    ASSERT_EQ(choice->count(), std::ssize(rows));
+    // What follows is issued before the host knows the choice.
+    const std::vector<float> narrow = random_floats(c.tokens * 33, 6), wide = random_floats(c.tokens * 36, 7);
+    TestMatrix moved(*cuda_, DType::kF32, c.tokens, 33, narrow),
+        moved_wide(*cuda_, DType::kF32, c.tokens, 36, wide);  // in words of 2 and of 16 bytes
     cuda_->keep_rows(moved.view(), *choice);
-    cuda_->keep_rows(wanted.view(), rows);
-    EXPECT_EQ(choice->count(), std::ssize(rows));
+    cuda_->keep_rows(moved_wide.view(), *choice);
+    const TestMatrix each(*cuda_, cuda_->compute_dtype(), std::ssize(rows), shape.q_cols(),
+                          random_floats(std::ssize(rows) * shape.q_cols(), 5));
+    TestMatrix unseen(*cuda_, cuda_->compute_dtype(), std::ssize(rows), shape.q_cols()),
+        seen(*cuda_, cuda_->compute_dtype(), std::ssize(rows), shape.q_cols());
+    AttentionParams attention{
+        .q = each.view(), .query_rows = {}, .kv = &cache.kv, .scale = 0.125f, .out = unseen.view()};
+    attention.chosen = choice.get();
+    cuda_->attention(attention);
     const ChosenRows found = choice->wait();
     EXPECT_EQ(found.rows, rows);
-    EXPECT_EQ(moved.row_bits(0, std::ssize(rows)), wanted.row_bits(0, std::ssize(rows)));
+    EXPECT_EQ(moved.floats(), moved_up(narrow, rows, 33));
+    EXPECT_EQ(moved_wide.floats(), moved_up(wide, rows, 36));
+    std::vector<std::int64_t> query_rows = rows;
+    for (std::int64_t& row : query_rows) row += c.rows - c.tokens;
+    attention.chosen = nullptr;
+    attention.query_rows = query_rows;
+    attention.out = seen.view();
+    cuda_->attention(attention);
+    EXPECT_EQ(unseen.floats(), seen.floats());
+    TestMatrix by_host(*cuda_, DType::kF32, c.tokens, 33, narrow);
+    cuda_->keep_rows(by_host.view(), rows);
+    EXPECT_EQ(by_host.floats(), moved.floats());
     const StageRecord record = record_choice(found, c.tokens, stage);
     EXPECT_EQ(record.fallback_applied, expected.fallback_applied);
     EXPECT_EQ(record.tokens_kept, expected.tokens_kept);

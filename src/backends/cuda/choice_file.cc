@@ -40,7 +40,7 @@ std::int64_t most_choice_rows(std::int64_t rows) {
   return rows > kMany ? rows : choice_rows(rows);
 }
 
-std::map<std::string, std::vector<std::uint64_t>> read_choices() {
+StoredChoices read_choices() {
   std::map<std::string, std::vector<std::uint64_t>> choices;
   std::ifstream file(choices_path());
   const json all = json::parse(file, nullptr, /*allow_exceptions=*/false);

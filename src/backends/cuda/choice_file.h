@@ -15,7 +15,8 @@ std::int64_t choice_rows(std::int64_t rows);
 // for more. Of many rows, none but those at hand.
 std::int64_t most_choice_rows(std::int64_t rows);
 
-std::map<std::string, std::vector<std::uint64_t>> read_choices();
+using StoredChoices = std::map<std::string, std::vector<std::uint64_t>>;
+StoredChoices read_choices();
 void add_choice(const std::string& key, const std::vector<std::uint64_t>& words);
 
 }  // namespace winnow::cuda

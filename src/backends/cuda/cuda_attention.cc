@@ -43,30 +43,30 @@ std::int64_t CudaAttention::heads_of(const MatrixView& q, const LayerKv& kv) con
   return heads;
 }
 
-void CudaAttention::attention(const AttentionParams& p) {
+void CudaAttention::attention(const AttentionParams& asked) {
+  AttentionParams p = asked;
   const LayerKv& kv = *p.kv;
   const std::int64_t heads = heads_of(p.q, kv);
   check(p.out.rows == p.q.rows && p.out.cols == p.q.cols && p.out.dtype == dtype_, "attention: out is as q");
-  check(std::ssize(p.query_rows) == p.q.rows, "attention: a row for every query");
   if (p.q.rows == 0) return;
+  BlockAttentionParams blocks = dense_blocks(p, heads);
+  std::vector<std::int64_t> chosen;
+  if (p.chosen != nullptr) {
+    check(p.chosen->count() == p.q.rows && p.plan == nullptr, "attention: the queries are those chosen");
+    if (p.q.rows > 1 && p.window == 0 && supports_tensor_cores(blocks)) {
+      steps_.flush();
+      return attend_blocks(p, blocks);
+    }
+    chosen = static_cast<const CudaRowChoice*>(p.chosen)->cache_rows();
+    p.query_rows = chosen;
+    p.chosen = nullptr;
+  }
+  check(std::ssize(p.query_rows) == p.q.rows, "attention: a row for every query");
   check(p.query_rows.back() < kv.rows, "attention: the queries' rows are cached");
   if (p.q.rows == 1 && p.plan == nullptr && decode_attention_takes(heads, kv.kv_heads, kv.head_dim)) {
     return decode(p, heads);
   }
   steps_.flush();
-  BlockAttentionParams blocks{
-      .dtype = dtype_, .heads = heads, .kv_heads = kv.kv_heads, .head_dim = kv.head_dim};
-  blocks.queries = p.q.rows;
-  blocks.kv_rows = kv.rows;
-  blocks.q = p.q.data;
-  blocks.out = p.out.data;
-  blocks.q_row_stride = blocks.out_row_stride = p.q.cols;
-  blocks.k = kv.k.as<>();
-  blocks.v = kv.v.as<>();
-  blocks.kv_row_stride = kv.kv_heads * kv.head_dim;
-  blocks.kv_head_stride = kv.head_dim;
-  blocks.scale = p.scale;
-  blocks.plan.q_block = blocks.plan.k_block = kDenseBlock;
   const SlidingWindow window = kv.window(p.window);
   const bool windowed = hides_rows(window, p.query_rows);
   check(p.plan == nullptr || !windowed, "attention: plans of windows are not made for this backend");
@@ -87,36 +87,57 @@ void CudaAttention::attention(const AttentionParams& p) {
   launch_plain_attention(args, device_.stream());
 }
 
+// All but the queries' rows, with the sizes of a full plan's blocks.
+BlockAttentionParams CudaAttention::dense_blocks(const AttentionParams& p, std::int64_t heads) const {
+  const LayerKv& kv = *p.kv;
+  BlockAttentionParams blocks{
+      .dtype = dtype_, .heads = heads, .kv_heads = kv.kv_heads, .head_dim = kv.head_dim};
+  blocks.queries = p.q.rows;
+  blocks.kv_rows = kv.rows;
+  blocks.q = p.q.data;
+  blocks.out = p.out.data;
+  blocks.q_row_stride = blocks.out_row_stride = p.q.cols;
+  blocks.k = kv.k.as<>();
+  blocks.v = kv.v.as<>();
+  blocks.kv_row_stride = kv.kv_heads * kv.head_dim;
+  blocks.kv_head_stride = kv.head_dim;
+  blocks.scale = p.scale;
+  blocks.plan.q_block = blocks.plan.k_block = kDenseBlock;
+  return blocks;
+}
+
 void CudaAttention::attend_blocks(const AttentionParams& p, BlockAttentionParams blocks) {
   const auto* held = p.plan != nullptr ? static_cast<const BlocksOnDevice*>(p.plan->held.get()) : nullptr;
   const std::int64_t plan_heads = p.plan != nullptr ? p.plan->heads : p.kv->kv_heads;
   const std::int64_t q_block = p.plan != nullptr ? p.plan->q_block : kDenseBlock,
                      k_block = p.plan != nullptr ? p.plan->k_block : kDenseBlock;
-  const std::int64_t bits_bytes =
-      aligned(plan_bits_bytes(plan_heads, block_count(p.q.rows, q_block), plan_words(p.kv->rows, k_block)));
-  auto* scratch = static_cast<std::byte*>(
-      device_.scratch(bits_bytes + block_attention_workspace(blocks.heads, p.q.rows)));
-  auto* bits = reinterpret_cast<std::uint32_t*>(scratch);
-  blocks.workspace = scratch + bits_bytes;
-  if (held != nullptr) {
-    blocks.plan = {.q_block = q_block,
-                   .k_block = k_block,
-                   .heads = plan_heads,
-                   .query_blocks = p.plan->query_blocks,
-                   .words = held->words,
-                   .listed = held->bits.as<std::uint32_t>()};
-  } else if (p.plan != nullptr) {
-    blocks.plan = listed_device_plan(*p.plan, p.kv->rows, bits, device_);
+  blocks.plan = {.q_block = q_block,
+                 .k_block = k_block,
+                 .heads = plan_heads,
+                 .query_blocks = block_count(p.q.rows, q_block),
+                 .words = plan_words(p.kv->rows, k_block)};
+  if (p.plan != nullptr) {
+    const std::int64_t bits_bytes =
+        aligned(plan_bits_bytes(plan_heads, blocks.plan.query_blocks, blocks.plan.words));
+    auto* scratch = static_cast<std::byte*>(
+        device_.scratch(bits_bytes + block_attention_workspace(blocks.heads, p.q.rows)));
+    blocks.workspace = scratch + bits_bytes;
+    if (held != nullptr) {
+      blocks.plan.query_blocks = p.plan->query_blocks;
+      blocks.plan.words = held->words;
+      blocks.plan.listed = held->bits.as<std::uint32_t>();
+    } else {
+      blocks.plan =
+          listed_device_plan(*p.plan, p.kv->rows, reinterpret_cast<std::uint32_t*>(scratch), device_);
+    }
   }
-  PlanQueries queries{.queries = p.q.rows, .kv_rows = p.kv->rows, .first_row = p.query_rows.front()};
-  if (!without_gaps(p.query_rows)) {
+  if (p.chosen != nullptr) {
+    blocks.query_rows = static_cast<const CudaRowChoice*>(p.chosen)->rows();
+  } else if (without_gaps(p.query_rows)) {
+    blocks.first_row = p.query_rows.front();
+  } else {
     const std::vector<std::int32_t> rows(p.query_rows.begin(), p.query_rows.end());
-    queries.query_rows = device_.stage_as(rows.data(), std::ssize(rows));
-  }
-  blocks.query_rows = queries.query_rows;
-  blocks.first_row = queries.first_row;
-  if (p.plan == nullptr) {
-    blocks.plan = full_device_plan(queries, plan_heads, q_block, k_block, bits, device_.stream());
+    blocks.query_rows = device_.stage_as(rows.data(), std::ssize(rows));
   }
   if (p.plan != nullptr && p.plan->means != nullptr) {
     const LayerKv& means = *p.plan->means;
@@ -156,28 +177,13 @@ void CudaAttention::attention_probs(const AttentionProbsParams& p) {
   const std::int64_t bytes = rows * kv.rows * 4;
   auto* logits = static_cast<float*>(device_.scratch(bytes));
   launch_logits({p.q.data, p.q.cols, cache_of(kv), p.head, 1, p.head / (heads / kv.kv_heads), rows, kv.rows,
-                 p.scale, logits, bf16()},
+                 p.scale, logits, kv.rows, bf16()},
                 device_.stream());
   std::vector<std::int64_t> limits = first_rows(kv.window(p.window), p.query_rows);
   limits.insert(limits.end(), p.query_rows.begin(), p.query_rows.end());
   const std::int64_t* staged = device_.stage_as(limits.data(), 2 * rows);
   launch_causal_softmax(logits, staged, staged + rows, rows, kv.rows, device_.stream());
   device_.download(p.probs.data, logits, bytes);
-}
-
-float CudaAttention::logits(const WindowScoresParams& p, std::int64_t heads, std::int64_t head,
-                            std::int64_t count, float* to) {
-  const LayerKv& kv = *p.kv;
-  const std::int64_t dim = kv.head_dim, kv_head = head / (heads / kv.kv_heads);
-  if (bf16() && dim % 8 == 0) {
-    matmul_.batched_logits({p.q.row<BF16>(0) + head * dim, kv.k.as<BF16>() + kv_head * dim, to, count,
-                            p.q.rows, kv.rows, dim, dim, p.q.cols, kv.kv_heads * dim, true});
-    return p.scale;
-  }
-  launch_logits(
-      {p.q.data, p.q.cols, cache_of(kv), head, count, kv_head, p.q.rows, kv.rows, p.scale, to, bf16()},
-      device_.stream());
-  return 1.0f;
 }
 
 void CudaAttention::window_scores(const WindowScoresParams& p) {
@@ -194,9 +200,47 @@ std::unique_ptr<RowChoice> CudaAttention::choose_rows(const RowChoiceParams& p) 
   return std::make_unique<CudaRowChoice>(p, scores_on_device(p.scoring) + earlier, device_);
 }
 
+// Logits of the heads asked, into rows of `stride` each; what they are still to be multiplied by.
+float CudaAttention::logits(const WindowScoresParams& p, std::span<const std::int32_t> asked,
+                            const void* packed, float* to, std::int64_t stride) {
+  const LayerKv& kv = *p.kv;
+  const std::int64_t dim = kv.head_dim, queries = p.q.rows, count = std::ssize(asked),
+                     group = heads_of(p.q, kv) / kv.kv_heads;
+  const auto end_of_kv_head = [&](std::int64_t i) {
+    std::int64_t end = i + 1;
+    while (end < count && asked[end] / group == asked[i] / group &&
+           (packed != nullptr || asked[end] == asked[end - 1] + 1))
+      ++end;
+    return end;
+  };
+  for (std::int64_t i = 0; i < count;) {
+    const std::int64_t kv_head = asked[i] / group;
+    std::int64_t end = end_of_kv_head(i);
+    const std::int64_t heads = end - i;
+    float* own = to + i * queries * stride;
+    if (packed == nullptr) {
+      launch_logits({p.q.data, p.q.cols, cache_of(kv), asked[i], heads, kv_head, queries, kv.rows, p.scale,
+                     own, stride, bf16()},
+                    device_.stream());
+    } else {  // with kv heads that follow and are asked as many heads of, in one product
+      std::int64_t batch = 1;
+      while (end < count && asked[end] / group == kv_head + batch && end_of_kv_head(end) - end == heads) {
+        end += heads;
+        ++batch;
+      }
+      matmul_.batched_logits({static_cast<const BF16*>(packed) + i * queries * dim,
+                              kv.k.as<BF16>() + kv_head * dim, own, batch, heads * queries, kv.rows, dim,
+                              kv.kv_heads * dim, stride});
+    }
+    i = end;
+  }
+  return packed == nullptr ? 1.0f : p.scale;
+}
+
 const float* CudaAttention::scores_on_device(const WindowScoresParams& p) {
   const LayerKv& kv = *p.kv;
-  const std::int64_t heads = heads_of(p.q, kv), group = heads / kv.kv_heads, queries = p.q.rows;
+  const std::int64_t heads = heads_of(p.q, kv), group = heads / kv.kv_heads, queries = p.q.rows,
+                     dim = kv.head_dim;
   std::vector<std::int32_t> asked(p.heads.begin(), p.heads.end());
   if (asked.empty()) {
     asked.resize(static_cast<std::size_t>(heads));
@@ -205,13 +249,21 @@ const float* CudaAttention::scores_on_device(const WindowScoresParams& p) {
   const std::int64_t count = std::ssize(asked);
   check(queries >= 1 && queries <= kv.rows, "window_scores: the window is in the cache");
   steps_.flush();
-  // As many heads at a time as some working memory holds the logits of.
-  const std::int64_t head_logits = queries * kv.rows;
-  const std::int64_t at_once = std::clamp<std::int64_t>(kWindowLogits / head_logits, 1, count);
-  auto* all = static_cast<float*>(
-      device_.scratch((at_once * (head_logits + 2 * queries) + (count + 1) * kv.rows) * 4));
+  // As many heads at a time as some working memory holds the logits of, whole kv heads if it can be.
+  const std::int64_t stride = (kv.rows + 7) / 8 * 8, head_logits = queries * stride;
+  std::int64_t at_once = std::clamp<std::int64_t>(kWindowLogits / head_logits, 1, count);
+  if (at_once > group) at_once -= at_once % group;
+  const std::int64_t floats = at_once * (head_logits + 2 * queries) + (count + 1) * kv.rows,
+                     packed_at = aligned(floats * 4);
+  auto* all = static_cast<float*>(device_.scratch(packed_at + count * queries * dim * 2));
   float *stats = all + at_once * head_logits, *means = stats + 2 * at_once * queries,
         *scores = means + count * kv.rows;
+  BF16* packed = nullptr;
+  if (bf16() && dim % 8 == 0) {
+    packed = reinterpret_cast<BF16*>(reinterpret_cast<std::byte*>(all) + packed_at);
+    launch_pack_heads(p.q.data, p.q.cols, p.heads.empty() ? nullptr : device_.stage_as(asked.data(), count),
+                      packed, count, queries, dim, device_.stream());
+  }
   std::vector<std::int64_t> query_rows(static_cast<std::size_t>(queries));
   std::iota(query_rows.begin(), query_rows.end(), kv.rows - queries);
   const SlidingWindow window = kv.window(p.sliding_window);
@@ -219,16 +271,10 @@ const float* CudaAttention::scores_on_device(const WindowScoresParams& p) {
                                        ? device_.stage_as(first_rows(window, query_rows).data(), queries)
                                        : nullptr;
   for (std::int64_t first = 0; first < count; first += at_once) {
-    const std::int64_t end = std::min(first + at_once, count);
-    float scale = 1.0f;
-    for (std::int64_t i = first; i < end;) {  // heads in a row that share a kv head are one product
-      std::int64_t next = i + 1;
-      while (next < end && asked[next] == asked[next - 1] + 1 && asked[next] / group == asked[i] / group)
-        ++next;
-      scale = logits(p, heads, asked[i], next - i, all + (i - first) * head_logits);
-      i = next;
-    }
-    launch_window_means({all, stats, means + first * kv.rows, first_seen, end - first, queries, kv.rows,
+    const std::int64_t some = std::min(at_once, count - first);
+    const float scale = logits(p, std::span(asked).subspan(first, some),
+                               packed == nullptr ? nullptr : packed + first * queries * dim, all, stride);
+    launch_window_means({all, stats, means + first * kv.rows, first_seen, some, queries, kv.rows, stride,
                          scale, p.queries == QueryReduction::kMax},
                         device_.stream());
   }

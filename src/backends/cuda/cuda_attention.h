@@ -30,13 +30,15 @@ class CudaAttention {
   bool bf16() const { return dtype_ == DType::kBF16; }
   std::int64_t heads_of(const MatrixView& q, const LayerKv& kv) const;
   void decode(const AttentionParams& params, std::int64_t heads);
+  BlockAttentionParams dense_blocks(const AttentionParams& params, std::int64_t heads) const;
   void attend_blocks(const AttentionParams& params, BlockAttentionParams blocks);
   // window_scores() left on the device, in its working memory.
   const float* scores_on_device(const WindowScoresParams& params);
-  // Logits of query heads [head, head + count), all of one kv head, into [count, queries, kv->rows]; what
-  // they are still to be multiplied by.
-  float logits(const WindowScoresParams& params, std::int64_t heads, std::int64_t head, std::int64_t count,
-               float* to);
+  // Logits of the heads asked, [heads, queries, kv->rows] with rows `stride` elements apart, and what they
+  // are still to be multiplied by. packed: their queries (launch_pack_heads), for the matrix product; null
+  // where that does not take them.
+  float logits(const WindowScoresParams& params, std::span<const std::int32_t> asked, const void* packed,
+               float* to, std::int64_t stride);
 
   DType dtype_;
   Device& device_;

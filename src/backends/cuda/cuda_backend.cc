@@ -49,7 +49,19 @@ class CudaWeight final : public Weight {
   const void* data() const { return data_.as<>(); }
   const StoredWeight* stored() const { return stored_.get(); }
 
+  // `bias`, which always comes with this weight, in bf16 as cuBLASLt wants it for outputs in bf16.
+  const void* rounded(const float* bias, Device& device) const {
+    if (bias != rounded_from_) {
+      rounded_ = allocate_buffer(device, out_features_ * 2);
+      launch_convert(bias, false, rounded_.as<>(), true, out_features_, device.stream());
+      rounded_from_ = bias;
+    }
+    return rounded_.as<>();
+  }
+
  private:
+  mutable Buffer rounded_;
+  mutable const float* rounded_from_ = nullptr;
   Buffer data_;
   std::int64_t out_features_, in_features_;
   std::unique_ptr<StoredWeight> stored_;  // null: the file's type is not kept
@@ -77,8 +89,8 @@ class CudaBackend final : public Backend, public WeightForms {
   CudaBackend(Precision precision, int index)
       : precision_(precision),
         device_(index),
-        matmul_(device_),
-        gated_linear_(device_, matmul_),
+        matmul_(device_, choices_),
+        gated_linear_(device_, matmul_, choices_),
         steps_(device_),
         attention_(compute_dtype(), device_, matmul_, steps_) {}
 
@@ -211,7 +223,8 @@ class CudaBackend final : public Backend, public WeightForms {
       return;
     }
     steps_.flush();
-    matmul_.linear({p.x.data, weight.data(), p.bias, p.y.data, p.x.rows, p.x.cols, p.y.cols, bf16(), y_bf16,
+    const void* bias = p.bias != nullptr && y_bf16 ? weight.rounded(p.bias, device_) : p.bias;
+    matmul_.linear({p.x.data, weight.data(), bias, p.y.data, p.x.rows, p.x.cols, p.y.cols, bf16(), y_bf16,
                     p.accumulate});
   }
 
@@ -325,14 +338,17 @@ class CudaBackend final : public Backend, public WeightForms {
 
   void keep_rows(const MatrixView& x, std::span<const std::int64_t> rows) override {
     steps_.flush();
-    if (!rows.empty()) move_up(x, device_.stage_as(rows.data(), std::ssize(rows)), std::ssize(rows));
+    const std::vector<std::int32_t> from(rows.begin(), rows.end());
+    launch_move_up(x.data, device_.stage_as(from.data(), std::ssize(from)), 0, std::ssize(from),
+                   x.row_bytes(), stream());
   }
   std::unique_ptr<RowChoice> choose_rows(const RowChoiceParams& p) override {
     return attention_.choose_rows(p);
   }
   void keep_rows(const MatrixView& x, const RowChoice& choice) override {
     steps_.flush();
-    move_up(x, static_cast<const CudaRowChoice&>(choice).rows(), choice.count());
+    const auto& chosen = static_cast<const CudaRowChoice&>(choice);
+    launch_move_up(x.data, chosen.rows(), chosen.first_row(), chosen.count(), x.row_bytes(), stream());
   }
 
   void reserve(LayerKv& kv, std::int64_t capacity) override {
@@ -368,22 +384,9 @@ class CudaBackend final : public Backend, public WeightForms {
   bool bf16() const { return compute_dtype() == DType::kBF16; }
   cudaStream_t stream() const { return device_.stream(); }
 
-  // Rows from[i] (device) to i, in pieces through working memory: a row moves up, never behind one that is
-  // still to be read. A piece stays in the L2 cache.
-  void move_up(const MatrixView& x, const std::int64_t* from, std::int64_t count) {
-    constexpr std::int64_t kPieceBytes = std::int64_t{16} << 20;
-    const std::int64_t row_bytes = x.row_bytes();
-    const std::int64_t piece = std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1, count);
-    void* moved = device_.scratch(piece * row_bytes);
-    for (std::int64_t begin = 0; begin < count; begin += piece) {
-      const std::int64_t n = std::min(piece, count - begin);
-      launch_gather_rows(x.data, from + begin, moved, n, row_bytes, stream());
-      device_.copy(x.row<void>(begin), moved, n * row_bytes);
-    }
-  }
-
   Precision precision_;
   Device device_;
+  const StoredChoices choices_ = read_choices();
   Matmul matmul_;
   GatedLinear gated_linear_;
   StepGraphs steps_;

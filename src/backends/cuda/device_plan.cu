@@ -8,18 +8,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread makes a word of 32 blocks.
-__global__ void full_plan_kernel(PlanQueries queries, DevicePlan plan, std::uint32_t* bits) {
-  const std::int64_t at = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-  if (at >= plan.heads * plan.query_blocks * plan.words) return;
-  const std::int64_t word = at % plan.words, block = at / plan.words % plan.query_blocks;
-  const std::int64_t last = min((block + 1) * plan.q_block, queries.queries) - 1;
-  const std::int64_t row =
-      queries.query_rows != nullptr ? queries.query_rows[last] : queries.first_row + last;
-  const std::int64_t seen = row / plan.k_block + 1 - 32 * word;  // blocks from this word's first on
-  bits[at] = seen >= 32 ? 0xffffffffu : (seen <= 0 ? 0u : (1u << seen) - 1);
-}
-
 // A thread makes the bits of a row.
 __global__ void listed_plan_kernel(const std::int64_t* offsets, const std::int32_t* blocks, std::int64_t rows,
                                    std::int64_t words, std::uint32_t* bits) {
@@ -38,21 +26,6 @@ unsigned blocks_for(std::int64_t threads) {
 
 std::int64_t plan_bits_bytes(std::int64_t heads, std::int64_t query_blocks, std::int64_t words) {
   return heads * query_blocks * words * 4;
-}
-
-DevicePlan full_device_plan(const PlanQueries& queries, std::int64_t kv_heads, std::int64_t q_block,
-                            std::int64_t k_block, std::uint32_t* bits, cudaStream_t stream) {
-  DevicePlan plan;
-  plan.q_block = q_block;
-  plan.k_block = k_block;
-  plan.heads = kv_heads;
-  plan.query_blocks = block_count(queries.queries, q_block);
-  plan.words = plan_words(queries.kv_rows, k_block);
-  plan.listed = bits;
-  full_plan_kernel<<<blocks_for(kv_heads * plan.query_blocks * plan.words), kThreads, 0, stream>>>(
-      queries, plan, bits);
-  check_launch("the full plan");
-  return plan;
 }
 
 DevicePlan listed_device_plan(const BlockPlan& host, std::int64_t kv_rows, std::uint32_t* bits,

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "backends/cuda/choice_file.h"
 #include "backends/cuda/device_buffer.h"
 #include "backends/cuda/fastest.h"
 
@@ -14,8 +13,8 @@ constexpr std::uint64_t kMostGroup = 1024;
 
 }  // namespace
 
-GatedLinear::GatedLinear(Device& device, Matmul& matmul)
-    : device_(device), matmul_(matmul), stored_(read_choices()) {}
+GatedLinear::GatedLinear(Device& device, Matmul& matmul, const StoredChoices& stored)
+    : device_(device), matmul_(matmul), stored_(stored) {}
 
 void GatedLinear::run(const GatedLinearArgs& args, void* product) {
   issue(args, choose(args, product), product);

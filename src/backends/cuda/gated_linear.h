@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "backends/cuda/choice_file.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/gated_linear_hopper.h"
 #include "backends/cuda/matmul.h"
@@ -20,7 +21,8 @@ namespace winnow::cuda {
 
 class GatedLinear {
  public:
-  GatedLinear(Device& device, Matmul& matmul);
+  // `stored`: what the file of choices says; must outlive this.
+  GatedLinear(Device& device, Matmul& matmul, const StoredChoices& stored);
   // product [rows, 2 * dim]: working memory.
   void run(const GatedLinearArgs& args, void* product);
 
@@ -35,7 +37,7 @@ class GatedLinear {
   Device& device_;
   Matmul& matmul_;
   std::map<Key, Plan> choices_;
-  std::map<std::string, std::vector<std::uint64_t>> stored_;  // of the file
+  const StoredChoices& stored_;
 };
 
 }  // namespace winnow::cuda

@@ -45,6 +45,9 @@ void launch_convert(const void* x, bool x_bf16, void* y, bool y_bf16, std::int64
 // y[i] = row rows[i] of x; row_bytes is a multiple of 2.
 void launch_gather_rows(const void* x, const std::int64_t* rows, void* y, std::int64_t count,
                         std::int64_t row_bytes, cudaStream_t stream);
+// Row rows[i] - first of x to row i, for `count` ascending rows. row_bytes is a multiple of 2.
+void launch_move_up(void* x, const std::int32_t* rows, std::int64_t first, std::int64_t count,
+                    std::int64_t row_bytes, cudaStream_t stream);
 // hidden[i] = scale * row tokens[i] of the table.
 void launch_embed(const void* table, bool bf16, const std::int32_t* tokens, float scale, float* hidden,
                   std::int64_t count, std::int64_t dim, cudaStream_t stream);
@@ -124,17 +127,22 @@ struct LogitsArgs {
   std::int64_t head, group, kv_head;  // heads [head, head + group), all of one kv head
   std::int64_t queries, rows;
   float scale;
-  float* logits;  // [group, queries, rows]
+  float* logits;  // [group, queries, rows], rows logits_stride elements apart
+  std::int64_t logits_stride;
   bool bf16;
 };
 void launch_logits(const LogitsArgs& args, cudaStream_t stream);
+// y[h][i] = head heads[h] (without any: h) of row i of q, bf16: [count, queries, head_dim]. head_dim is a
+// multiple of 8.
+void launch_pack_heads(const void* q, std::int64_t q_stride, const std::int32_t* heads, void* y,
+                       std::int64_t count, std::int64_t queries, std::int64_t head_dim, cudaStream_t stream);
 // Means (or maxima) over the queries, which sit at the last rows, of the softmax of scale * logits.
 struct WindowMeansArgs {
-  const float* logits;             // [heads, queries, rows]
+  const float* logits;             // [heads, queries, rows], rows logits_stride elements apart
   float* stats;                    // [heads * queries * 2], working memory
   float* means;                    // [heads, rows]
   const std::int64_t* first_rows;  // [queries] what each sees begins there; nullptr: everything
-  std::int64_t heads, queries, rows;
+  std::int64_t heads, queries, rows, logits_stride;
   float scale;
   bool maximum;
 };
@@ -151,11 +159,11 @@ struct ScoreSummary {
 struct RowChoiceArgs {
   const float* scores;  // [tokens]
   float* pooled;        // [tokens] working memory
-  std::int64_t* rows;   // out, ascending
+  std::int32_t* rows;   // out, ascending, counted from cache row `first_row`'s token
   // The same for the host: pinned memory, written by the kernel, for a copy would wait for another engine.
-  std::int64_t* host_rows;
+  std::int32_t* host_rows;
   ScoreSummary* host_summary;
-  int tokens, pool, head, tail, by_score, by_recency;
+  int first_row, tokens, pool, head, tail, by_score, by_recency;
   double equal_scores;  // kEqualScores
 };
 void launch_choose_rows(const RowChoiceArgs& args, cudaStream_t stream);

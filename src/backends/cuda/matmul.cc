@@ -8,7 +8,6 @@
 #include <cstring>
 #include <vector>
 
-#include "backends/cuda/choice_file.h"
 #include "backends/cuda/cublas_lt.h"
 #include "backends/cuda/device_buffer.h"
 #include "backends/cuda/fastest.h"
@@ -101,10 +100,10 @@ std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle,
 
 }  // namespace
 
-Matmul::Matmul(Device& device) : device_(device) {
+Matmul::Matmul(Device& device, const StoredChoices& stored) : device_(device) {
   check_blas(cublas_lt().create(&handle_), "a handle");
   workspace_ = allocate_bytes(kWorkspaceBytes, device.index());
-  load_choices();
+  load_choices(stored);
 }
 
 Matmul::~Matmul() {
@@ -116,21 +115,14 @@ Matmul::~Matmul() {
 void Matmul::linear(const MatmulArgs& args) {
   if (args.rows == 0) return;
   Product product(CUBLAS_OP_T);
-  const void* bias = args.bias;
   if (args.bias != nullptr) {
-    // cuBLASLt takes a bias of the output's type.
-    if (args.y_bf16) {
-      void* rounded = device_.scratch(args.out * 2);
-      launch_convert(args.bias, false, rounded, true, args.out, device_.stream());
-      bias = rounded;
-    }
     product.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    product.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    product.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
   }
   const Layout weight(args.bf16, args.in, args.out, args.in), x(args.bf16, args.in, args.rows, args.in),
       y(args.y_bf16, args.out, args.rows, args.out);
   const cublasLtMatrixLayout_t layouts[3] = {weight.desc, x.desc, y.desc};
-  const int alignment = common_alignment({args.weight, args.x, args.y, bias});
+  const int alignment = common_alignment({args.weight, args.x, args.y, args.bias});
   const float alpha = 1.0f, beta = args.accumulate ? 1.0f : 0.0f;
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
     return cublas_lt().matmul(handle_, product.desc, &alpha, args.weight, weight.desc, args.x, x.desc, &beta,
@@ -144,12 +136,12 @@ void Matmul::linear(const MatmulArgs& args) {
 
 void Matmul::batched_logits(const BatchedLogitsArgs& args) {
   Product product(CUBLAS_OP_T);
-  Layout k(args.bf16, args.dim, args.rows, args.k_stride),
-      q(args.bf16, args.dim, args.queries, args.q_stride), logits(false, args.rows, args.queries, args.rows);
+  Layout k(true, args.dim, args.rows, args.k_stride), q(true, args.dim, args.queries, args.dim),
+      logits(false, args.rows, args.queries, args.logits_stride);
   const auto batch = static_cast<std::int32_t>(args.batch);
-  k.batch(batch, 0);
-  q.batch(batch, args.q_step);
-  logits.batch(batch, args.queries * args.rows);
+  k.batch(batch, args.dim);
+  q.batch(batch, args.queries * args.dim);
+  logits.batch(batch, args.queries * args.logits_stride);
   const cublasLtMatrixLayout_t layouts[3] = {k.desc, q.desc, logits.desc};
   const float alpha = 1.0f, beta = 0.0f;
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
@@ -157,14 +149,12 @@ void Matmul::batched_logits(const BatchedLogitsArgs& args) {
                               args.logits, logits.desc, args.logits, logits.desc, &algorithm, workspace_,
                               kWorkspaceBytes, device_.stream());
   };
-  const int alignment = common_alignment({args.k, args.q, args.logits});
-  const Key key{choice_rows(args.rows), args.queries, args.dim, batch, std::min(alignment, 16)};
+  const Key key{choice_rows(args.rows), args.queries, args.dim, batch, 0};
   if (const auto known = logit_choices_.find(key); known != logit_choices_.end()) {
     if (run(known->second) == CUBLAS_STATUS_SUCCESS) return;
   }
   // Asking takes longer than the product does.
-  const cublasLtMatmulAlgo_t algorithm =
-      candidates(handle_, product.desc, layouts, std::min(alignment, 16))[0].algo;
+  const cublasLtMatmulAlgo_t algorithm = candidates(handle_, product.desc, layouts, 16)[0].algo;
   logit_choices_.insert_or_assign(key, algorithm);
   check_blas(run(algorithm), "logits");
 }
@@ -218,8 +208,8 @@ std::string Matmul::key_text(const Key& key) const {
 }
 
 // An algorithm is 64 opaque bytes that stay valid for a version of the library.
-void Matmul::load_choices() {
-  for (const auto& [key, words] : read_choices()) {
+void Matmul::load_choices(const StoredChoices& stored) {
+  for (const auto& [key, words] : stored) {
     cublasLtMatmulAlgo_t algorithm{};
     if (words.size() != std::size(algorithm.data)) continue;
     std::copy(words.begin(), words.end(), algorithm.data);

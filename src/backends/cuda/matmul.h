@@ -11,6 +11,7 @@
 #include <string>
 #include <tuple>
 
+#include "backends/cuda/choice_file.h"
 #include "backends/cuda/device.h"
 
 namespace winnow::cuda {
@@ -18,7 +19,7 @@ namespace winnow::cuda {
 struct MatmulArgs {
   const void* x;       // [rows, in]
   const void* weight;  // [out, in]
-  const float* bias;   // [out] or nullptr
+  const void* bias;    // [out] of y's type, or nullptr
   void* y;             // [rows, out]
   std::int64_t rows, in, out;
   bool bf16;        // x and weight; else float32
@@ -26,18 +27,18 @@ struct MatmulArgs {
   bool accumulate;  // y += ...; y float32
 };
 
-// Of one product among many: logits[b] = q[b] k^T, float32, for one matrix k.
+// logits[b] = q[b] k[b]^T, bf16 into float32; every row begins at a multiple of 16 bytes.
 struct BatchedLogitsArgs {
-  const void* q;  // batch b: [queries, dim] from element b * q_step on, rows q_stride elements apart
-  const void* k;  // [rows, dim], rows k_stride apart
-  float* logits;  // [batch, queries, rows]
-  std::int64_t batch, queries, rows, dim, q_step, q_stride, k_stride;
-  bool bf16;
+  const void* q;  // [batch, queries, dim]
+  const void* k;  // batch b: [rows, dim] from element b * dim on, rows k_stride elements apart
+  float* logits;  // [batch, queries, rows], rows logits_stride elements apart
+  std::int64_t batch, queries, rows, dim, k_stride, logits_stride;
 };
 
 class Matmul {
  public:
-  explicit Matmul(Device& device);
+  // `stored`: what the file of choices says.
+  Matmul(Device& device, const StoredChoices& stored);
   ~Matmul();
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
@@ -54,14 +55,14 @@ class Matmul {
   cublasLtMatmulAlgo_t measure(const MatmulArgs& args, cublasLtMatmulDesc_t product,
                                const cublasLtMatrixLayout_t (&layouts)[3], int alignment);
   std::string key_text(const Key& key) const;
-  void load_choices();
+  void load_choices(const StoredChoices& stored);
   void store_choice(const Key& key, const cublasLtMatmulAlgo_t& algorithm) const;
 
   Device& device_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   std::map<Key, cublasLtMatmulAlgo_t> choices_;
-  std::map<Key, cublasLtMatmulAlgo_t> logit_choices_;   // rows rounded, queries, dim, batch, alignment
+  std::map<Key, cublasLtMatmulAlgo_t> logit_choices_;   // rows rounded, queries, dim, batch, 0
   std::map<std::string, cublasLtMatmulAlgo_t> stored_;  // of the file
 };
 

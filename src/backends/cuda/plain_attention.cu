@@ -81,7 +81,7 @@ __global__ void logits_kernel(LogitsArgs args) {
   const T* k = static_cast<const T*>(args.cache.k) + (row * args.cache.kv_heads + args.kv_head) * dim;
   float sum = 0.0f;
   for (std::int64_t d = 0; d < dim; ++d) sum = fmaf(to_f32(q[d]), to_f32(k[d]), sum);
-  args.logits[(head * args.queries + query) * args.rows + row] = sum * args.scale;
+  args.logits[(head * args.queries + query) * args.logits_stride + row] = sum * args.scale;
 }
 
 }  // namespace

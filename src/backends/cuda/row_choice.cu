@@ -110,7 +110,6 @@ class Choice {
 
   // Of the keys that begin as the cut does, how many have each digit at `shift`.
   __device__ void count_digits(int shift) {
-    __syncthreads();  // the counts before were read
     for (int digit = thread_; digit < kDigits; digit += kThreads) digits_[digit] = 0;
     __syncthreads();
     const int lane = thread_ % 32;
@@ -126,10 +125,19 @@ class Choice {
     __syncthreads();
   }
 
-  // The highest digit that leaves at most of_equal_ keys above it; of_equal_ becomes the number still wanted.
+  // The highest digit that leaves at most of_equal_ keys above it, found by one warp; of_equal_ becomes the
+  // number still wanted.
   __device__ void choose_digit(int shift) {
+    __shared__ unsigned found[2];
+    if (thread_ < 32) find_digit(found);
+    __syncthreads();
+    cut_ |= found[0] << shift;
+    of_equal_ -= static_cast<int>(found[1]);
+  }
+  // That digit, and how many keys are above it.
+  __device__ void find_digit(unsigned (&found)[2]) const {
     constexpr int kOwn = kDigits / 32;  // lane i: from the i-th highest kOwn on
-    const int lane = thread_ % 32, highest = kDigits - 1 - lane * kOwn;
+    const int lane = thread_, highest = kDigits - 1 - lane * kOwn;
     const auto wanted = static_cast<unsigned>(of_equal_);
     unsigned own = 0;
     for (int i = 0; i < kOwn; ++i) own += digits_[highest - i];
@@ -139,13 +147,12 @@ class Choice {
       if (lane >= step) up_to += other;
     }
     const int chooser = __ffs(static_cast<int>(__ballot_sync(0xffffffffu, up_to >= wanted))) - 1;
+    if (lane != chooser) return;
     unsigned above = up_to - own;
     int digit = highest;
-    if (lane == chooser) {
-      while (above + digits_[digit] < wanted) above += digits_[digit--];
-    }
-    cut_ |= static_cast<std::uint32_t>(__shfl_sync(0xffffffffu, digit, chooser)) << shift;
-    of_equal_ -= static_cast<int>(__shfl_sync(0xffffffffu, above, chooser));
+    while (above + digits_[digit] < wanted) above += digits_[digit--];
+    found[0] = static_cast<unsigned>(digit);
+    found[1] = above;
   }
 
   // From the last token backwards, for later ones come first among equals.
@@ -173,7 +180,7 @@ class Choice {
       if (stays) write(a_.head + chosen - 1 - place, i);
     }
   }
-  __device__ void write(int place, int row) { a_.rows[place] = a_.host_rows[place] = row; }
+  __device__ void write(int place, int row) { a_.rows[place] = a_.host_rows[place] = a_.first_row + row; }
 
   const RowChoiceArgs& a_;
   unsigned (&digits_)[kDigits];  // shared by the block

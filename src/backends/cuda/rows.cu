@@ -37,6 +37,82 @@ __global__ void gather_kernel(const W* x, const std::int64_t* rows, W* y, std::i
   for (std::int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
+// A block of threads takes kOwn words of every row, a batch of rows at a time: it has read a batch, and all
+// before it, when it writes one; and rows only move up, so what is still to be read lies behind. The next
+// batch is read while one is written.
+template <class W>
+class RowsMovingUp {
+ public:
+  static constexpr int kOwn = 4, kStep = kThreads / kOwn, kReads = 6, kBatch = kStep * kReads;
+
+  __device__ RowsMovingUp(W* x, const std::int32_t* rows, std::int64_t first, std::int64_t count,
+                          std::int64_t words)
+      : rows_(rows), first_(first), count_(count), words_(words) {
+    const std::int64_t word = blockIdx.x * std::int64_t{kOwn} + threadIdx.x % kOwn;
+    own_ = word < words ? threadIdx.x / kOwn : count;  // row of each step; none where there is no word
+    column_ = x + word;
+  }
+
+  __device__ void run() {
+    W even[kReads], odd[kReads];
+    find(0);
+    read(0, even);
+    find(kBatch);
+    for (std::int64_t begin = 0; begin < count_; begin += 2 * kBatch) {
+      read(begin + kBatch, odd);
+      find(begin + 2 * kBatch);
+      write(begin, even);
+      read(begin + 2 * kBatch, even);
+      find(begin + 3 * kBatch);
+      write(begin + kBatch, odd);
+    }
+  }
+
+ private:
+  __device__ std::int64_t row(std::int64_t begin, int i) const { return begin + i * kStep + own_; }
+  // Where the rows of a batch come from.
+  __device__ void find(std::int64_t begin) {
+#pragma unroll
+    for (int i = 0; i < kReads; ++i) {
+      if (row(begin, i) < count_) from_[i] = rows_[row(begin, i)];
+    }
+  }
+  __device__ void read(std::int64_t begin, W (&to)[kReads]) const {
+#pragma unroll
+    for (int i = 0; i < kReads; ++i) {
+      if (row(begin, i) < count_) to[i] = column_[(from_[i] - first_) * words_];
+    }
+  }
+  __device__ void write(std::int64_t begin, const W (&from)[kReads]) const {
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kReads; ++i) {
+      if (row(begin, i) < count_) column_[row(begin, i) * words_] = from[i];
+    }
+  }
+
+  const std::int32_t* rows_;
+  std::int64_t first_, count_, words_, own_;
+  W* column_;
+  std::int32_t from_[kReads];
+};
+
+template <class W>
+__global__ void __launch_bounds__(kThreads, 3)
+    move_up_kernel(W* x, const std::int32_t* rows, std::int64_t first, std::int64_t count,
+                   std::int64_t words) {
+  RowsMovingUp<W>(x, rows, first, count, words).run();
+}
+
+template <class W>
+void move_up_as(void* x, const std::int32_t* rows, std::int64_t first, std::int64_t count,
+                std::int64_t row_bytes, cudaStream_t stream) {
+  const std::int64_t words = row_bytes / static_cast<std::int64_t>(sizeof(W));
+  constexpr std::int64_t kOwn = RowsMovingUp<W>::kOwn;
+  move_up_kernel<<<static_cast<unsigned>((words + kOwn - 1) / kOwn), kThreads, 0, stream>>>(
+      static_cast<W*>(x), rows, first, count, words);
+}
+
 template <class W>
 void gather_as(const void* x, const std::int64_t* rows, void* y, std::int64_t count, std::int64_t row_bytes,
                cudaStream_t stream) {
@@ -94,6 +170,17 @@ void launch_gather_rows(const void* x, const std::int64_t* rows, void* y, std::i
     gather_as<std::uint16_t>(x, rows, y, count, row_bytes, stream);
   }
   check_launch("gather rows");
+}
+
+void launch_move_up(void* x, const std::int32_t* rows, std::int64_t first, std::int64_t count,
+                    std::int64_t row_bytes, cudaStream_t stream) {
+  if (count == 0) return;
+  if (row_bytes % 16 == 0) {
+    move_up_as<uint4>(x, rows, first, count, row_bytes, stream);
+  } else {
+    move_up_as<std::uint16_t>(x, rows, first, count, row_bytes, stream);
+  }
+  check_launch("rows move up");
 }
 
 void launch_embed(const void* table, bool use_bf16, const std::int32_t* tokens, float scale, float* hidden,

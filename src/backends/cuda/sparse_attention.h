@@ -1,8 +1,8 @@
 // Block-sparse causal attention on the GPU, over a plan that lies in device memory.
 //
 // Called by the CUDA backend and by bench/gpu. Knows nothing of Backend or LayerKv: device pointers and
-// strides come in, everything is queued on the caller's stream, nothing is allocated, nothing comes back to
-// the host.
+// strides come in, everything is queued on the caller's stream, which is the only one of its device, nothing
+// is allocated, nothing comes back to the host.
 //
 // Two kernels stand behind attend_blocks(): on Hopper (compute capability 9.0) one for bfloat16 with the
 // tensor cores (sparse_attention_hopper.cu), for every shape supports_tensor_cores() takes; and a plain one
@@ -25,8 +25,8 @@ struct DevicePlan {
   std::int64_t heads = 0;  // as many as query heads, or as kv heads (one plan for a GQA group)
   std::int64_t query_blocks = 0;
   std::int64_t words = 0;  // of a row: plan_words(kv rows, k_block), or more
-  const std::uint32_t* listed =
-      nullptr;  // device [heads, query_blocks, words]; bits past the last block are 0
+  // Device [heads, query_blocks, words]; bits past the last block are 0. Null: a full plan, with no means.
+  const std::uint32_t* listed = nullptr;
 
   // Mean correction, as BlockPlan::means: row j is the mean key (value) of key block j, rows contiguous,
   // dtype of the cache. Null: skipped blocks count nothing.
@@ -57,7 +57,7 @@ struct BlockAttentionParams {
   std::int64_t first_row = 0;
   float scale = 1.0f;
   DevicePlan plan = {};
-  void* workspace = nullptr;  // block_attention_workspace(...) bytes, 256-byte aligned
+  void* workspace = nullptr;  // block_attention_workspace(...) bytes, 256-byte aligned; not for a full plan
 };
 
 // Whether the tensor-core kernel takes it on this device: bfloat16, head_dim 64, 96, 128 or 256, q_block 64

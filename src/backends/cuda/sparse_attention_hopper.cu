@@ -22,14 +22,11 @@ __global__ void __launch_bounds__(kOrderThreads)
   const int count = args.group * args.query_tiles, begin = static_cast<int>(blockIdx.x) * count;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const auto bucket = [](int cost) { return kMostSteps - 1 - min(cost, kMostSteps - 1); };
-  if (blockIdx.x == 0 && thread == 0) *args.next_tile = 0;
   for (int i = thread; i < kMostSteps; i += kOrderThreads) starts[i] = 0;
   __syncthreads();
   for (int i = thread / 32; i < count; i += kOrderThreads / 32) {  // a warp for each
-    const int head = (begin + i) / args.query_tiles, block = i % args.query_tiles / args.tiles_per_block;
-    const std::int64_t row =
-        static_cast<std::int64_t>(head / args.plan_group) * args.plan_query_blocks + block;
-    const hopper::ListedBlocks blocks(args.listed + row * args.words, static_cast<int>(args.words), lane);
+    const hopper::ListedBlocks blocks(
+        hopper::listed_row(args, (begin + i) / args.query_tiles, i % args.query_tiles), lane);
     const int cost = blocks.total() + 1;
     if (lane > 0) continue;
     costs[begin + i] = cost;
@@ -118,17 +115,18 @@ AttentionArgs make_args(const BlockAttentionParams& p) {
   args.first_row = static_cast<int>(p.first_row);
   args.mean_bias = std::log(static_cast<float>(p.plan.k_block)) / p.scale;
   args.scale_log2 = p.scale * 1.44269504f;
-  args.next_tile = static_cast<int*>(p.workspace);
-  args.order = args.next_tile + 64 + args.tiles;
   return args;
 }
 
 template <class Shape>
 void launch(const BlockAttentionParams& p, cudaStream_t stream) {
-  const AttentionArgs args = make_args<Shape>(p);
-  std::int32_t* costs = args.next_tile + 64;
-  order_tiles<<<static_cast<unsigned>(p.kv_heads), kOrderThreads, 0, stream>>>(args, costs,
-                                                                               costs + args.tiles);
+  AttentionArgs args = make_args<Shape>(p);
+  if (args.listed != nullptr) {
+    auto* costs = static_cast<std::int32_t*>(p.workspace);
+    std::int32_t* order = costs + args.tiles;
+    order_tiles<<<static_cast<unsigned>(p.kv_heads), kOrderThreads, 0, stream>>>(args, costs, order);
+    args.order = order;
+  }
   constexpr int kBytes = sizeof(hopper::SharedMemory<Shape>) + 1024;
   check_cuda(
       cudaFuncSetAttribute(hopper::attend_kernel<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
@@ -157,7 +155,7 @@ bool hopper_takes(const BlockAttentionParams& p) {
   return p.dtype == DType::kBF16 && dim && keys && (p.plan.q_block == 64 || p.plan.q_block % 128 == 0);
 }
 
-std::int64_t hopper_workspace(std::int64_t tiles) { return (64 + 2 * tiles) * 4; }
+std::int64_t hopper_workspace(std::int64_t tiles) { return 2 * tiles * 4; }
 
 void attend_blocks_hopper(const BlockAttentionParams& p, cudaStream_t stream) {
   if (p.plan.q_block == 64) {

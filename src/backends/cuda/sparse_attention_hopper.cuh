@@ -2,7 +2,8 @@
 // tile.
 //
 // A block of threads is two producer warps and kWarpgroups consumer warpgroups of 64 queries each. It stays
-// on its SM and takes one tile (head, 64 * kWarpgroups queries) after the other from a list, longest first.
+// on its SM and takes one tile (head, 64 * kWarpgroups queries) after the other, longest first: from a list,
+// or, where the plan is full, from the last queries backwards.
 //   producers: read the plan's bits from the highest down and gather kKeys keys (values) a step with the copy
 //     engine, a slice of min(k_block, kKeys) rows at a time from anywhere in the cache; so a step is full
 //     whatever k_block is, except a tile's first. They run kStages steps ahead, also into the next tile.
@@ -25,9 +26,12 @@
 
 namespace winnow::cuda::hopper {
 
+// The next tile of the launch at work: 0 again when it ends. Launches on a device follow each other.
+static __device__ int next_tile = 0;
+
 struct AttentionArgs {
   CUtensorMap q, k, v, out, mean_k, mean_v;
-  const std::uint32_t* listed;
+  const std::uint32_t* listed;   // null: a full plan
   std::int64_t words;            // of a plan row
   int plan_query_blocks;         // rows of words of a plan head
   int heads, group, plan_group;  // query heads; of a kv head; of a plan head
@@ -37,11 +41,10 @@ struct AttentionArgs {
   int queries;
   const std::int32_t* query_rows;  // null: first_row + i
   int first_row;
-  int means;         // mean keys; 0: no correction
-  float mean_bias;   // ln(k_block) / scale
-  float scale_log2;  // scale * log2(e)
-  int* next_tile;    // a counter that starts at 0
-  const std::int32_t* order;
+  int means;                  // mean keys; 0: no correction
+  float mean_bias;            // ln(k_block) / scale
+  float scale_log2;           // scale * log2(e)
+  const std::int32_t* order;  // of the tiles; not for a full plan
 };
 
 template <int kHeadDim, int kConsumers>
@@ -86,22 +89,32 @@ struct SharedMemory {
   TileInfo tiles[Shape::kQueryBuffers];
 };
 
+// The words of a plan's row; without any, of one that lists the first `blocks` blocks.
+struct PlanRow {
+  const std::uint32_t* words;
+  int count, blocks;
+  __device__ std::uint32_t operator[](int i) const {
+    if (words != nullptr) return words[i];
+    return blocks >= 32 * i + 32 ? 0xffffffffu : (1u << (blocks - 32 * i)) - 1;
+  }
+};
+
 // The set bits of a plan row from the highest down, by a whole warp: lane i holds word i of 32.
 class ListedBlocks {
  public:
-  __device__ ListedBlocks(const std::uint32_t* words, int count, int lane)
-      : words_(words), count_(count), lane_(lane), base_((count + 31) / 32 * 32) {}
+  __device__ ListedBlocks(const PlanRow& row, int lane)
+      : row_(row), lane_(lane), base_((row.count + 31) / 32 * 32) {}
 
   __device__ int total() const {
     int bits = 0;
-    for (int i = lane_; i < count_; i += 32) bits += __popc(words_[i]);
+    for (int i = lane_; i < row_.count; i += 32) bits += __popc(row_[i]);
     return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(bits)));
   }
   __device__ int next() {  // there is one more
     while (bits_ == 0) {
       while (full_ == 0) {
         base_ -= 32;
-        word_ = base_ + lane_ < count_ ? words_[base_ + lane_] : 0;
+        word_ = base_ + lane_ < row_.count ? row_[base_ + lane_] : 0;
         full_ = __ballot_sync(0xffffffffu, word_ != 0);
       }
       at_ = 31 - __clz(full_);
@@ -114,10 +127,16 @@ class ListedBlocks {
   }
 
  private:
-  const std::uint32_t* words_;
-  int count_, lane_, base_, at_ = 0;
+  PlanRow row_;
+  int lane_, base_, at_ = 0;
   std::uint32_t word_ = 0, full_ = 0, bits_ = 0;
 };
+
+__device__ inline PlanRow listed_row(const AttentionArgs& args, int head, int q_tile) {
+  const std::int64_t row = static_cast<std::int64_t>(head / args.plan_group) * args.plan_query_blocks +
+                           q_tile / args.tiles_per_block;
+  return {args.listed + row * args.words, static_cast<int>(args.words), 0};
+}
 
 // What of a tile is the same for all its steps.
 struct TilePlan {
@@ -155,13 +174,23 @@ class Producer {
       barrier_arrive(&shared_.q_empty[q_.index]);
       return tile;
     }
-    int index = lane_ == 0 ? atomicAdd(args_.next_tile, 1) : 0;
+    int index = lane_ == 0 ? atomicAdd(&hopper::next_tile, 1) : 0;
     index = __shfl_sync(0xffffffffu, index, 0);
     barrier_wait(&shared_.q_empty[q_.index], q_.parity ^ 1);
-    if (index < args_.tiles) return args_.order[index];
-    if (lane_ == 0) shared_.tiles[q_.index].steps = -1;
+    if (index < args_.tiles) return args_.order != nullptr ? args_.order[index] : tile_of_full(index);
+    if (lane_ == 0) {
+      shared_.tiles[q_.index].steps = -1;
+      // Every block of threads asks once too often; the last one leaves the counter as it was.
+      if (index == args_.tiles + static_cast<int>(gridDim.x) - 1) hopper::next_tile = 0;
+    }
     barrier_arrive(&shared_.q_full[q_.index]);
     return -1;
+  }
+  // As order_tiles() has it: one kv head after the other, of one the last queries first.
+  __device__ int tile_of_full(int index) const {
+    const int count = args_.group * args_.query_tiles, of_kv_head = index % count;
+    const int head = index / count * args_.group + of_kv_head % args_.group;
+    return head * args_.query_tiles + args_.query_tiles - 1 - of_kv_head / args_.group;
   }
 
   // All lanes have written what they write down about a step or tile.
@@ -178,16 +207,21 @@ class Producer {
     return args_.query_rows != nullptr ? args_.query_rows[query] : args_.first_row + query;
   }
 
+  __device__ PlanRow plan_row(int head, int q_tile) const {
+    if (args_.listed == nullptr) {
+      const int blocks = row_of(min((q_tile + 1) * Shape::kRows, args_.queries) - 1) / args_.k_block + 1;
+      return {nullptr, (blocks + 31) / 32, blocks};
+    }
+    return listed_row(args_, head, q_tile);
+  }
+
   __device__ void load_tile(int head, int q_tile) {
     TilePlan plan;
     plan.head = head;
     const int first_query = q_tile * Shape::kRows;
     plan.first_row = row_of(first_query);
-    const std::int64_t plan_row =
-        static_cast<std::int64_t>(head / args_.plan_group) * args_.plan_query_blocks +
-        q_tile / args_.tiles_per_block;
-    const std::uint32_t* row = args_.listed + plan_row * args_.words;
-    ListedBlocks blocks(row, static_cast<int>(args_.words), lane_);
+    const PlanRow row = plan_row(head, q_tile);
+    ListedBlocks blocks(row, lane_);
     plan.slices = blocks.total() * slices_per_block_;
     plan.list_steps = (plan.slices + step_slices_ - 1) / step_slices_;
     const int block_query = q_tile / args_.tiles_per_block * args_.tiles_per_block * Shape::kRows;
@@ -208,10 +242,10 @@ class Producer {
 
   // Steps over listed keys that are not full or may reach behind the first query: as many as hold the slices
   // there.
-  __device__ int masked_steps(const TilePlan& plan, const std::uint32_t* row) const {
+  __device__ int masked_steps(const TilePlan& plan, const PlanRow& row) const {
     const int first_block = (plan.first_row + 1) / args_.k_block;  // all before it lie before the first query
     int behind = 0;
-    for (int word = first_block / 32 + lane_; word < args_.words; word += 32) {
+    for (int word = first_block / 32 + lane_; word < row.count; word += 32) {
       const std::uint32_t bits = row[word];
       behind += __popc(word == first_block / 32 ? bits >> (first_block % 32) : bits);
     }
@@ -256,7 +290,7 @@ class Producer {
     return own * args_.slice_rows;
   }
 
-  __device__ int next_means(const TilePlan& plan, int step, const std::uint32_t* row) {
+  __device__ int next_means(const TilePlan& plan, int step, const PlanRow& row) {
     const int begin = step * Shape::kKeys, word = begin / 32 + lane_;
     if (kValues) return begin;
     StepInfo& info = shared_.steps[ring_.index];
@@ -265,7 +299,7 @@ class Producer {
       info.begin = begin;
       info.end = plan.mean_blocks;
     }
-    if (lane_ < Shape::kKeys / 32) info.listed[lane_] = word < args_.words ? row[word] : 0;
+    if (lane_ < Shape::kKeys / 32) info.listed[lane_] = word < row.count ? row[word] : 0;
     return begin;
   }
 

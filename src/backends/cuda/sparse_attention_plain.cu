@@ -90,9 +90,11 @@ __global__ void attend(BlockAttentionParams p) {
   };
   const std::int64_t block_row = query / plan.q_block, own_row = row_of(query);
   const std::uint32_t* listed =
-      plan.listed + (head / (p.heads / plan.heads) * plan.query_blocks + block_row) * plan.words;
+      plan.listed == nullptr
+          ? nullptr
+          : plan.listed + (head / (p.heads / plan.heads) * plan.query_blocks + block_row) * plan.words;
   for (std::int64_t block = 0; block * plan.k_block <= own_row; ++block) {
-    if ((listed[block / 32] >> (block % 32) & 1) == 0) continue;
+    if (listed != nullptr && (listed[block / 32] >> (block % 32) & 1) == 0) continue;
     const std::int64_t end = min((block + 1) * plan.k_block, own_row + 1);
     for (std::int64_t begin = block * plan.k_block; begin < end; begin += 32) {
       const std::int64_t row = begin + lane;

@@ -18,7 +18,7 @@ __device__ float higher(float highest, float value) {
 __global__ void __launch_bounds__(kThreads) stats_kernel(WindowMeansArgs args) {
   __shared__ float shared[33];
   const std::int64_t query = blockIdx.x % args.queries;
-  const float* row = args.logits + blockIdx.x * args.rows;
+  const float* row = args.logits + blockIdx.x * args.logits_stride;
   const std::int64_t end = args.rows - args.queries + query + 1;
   const std::int64_t begin = (args.first_rows != nullptr ? args.first_rows[query] : 0) + threadIdx.x;
   float highest = -INFINITY;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) means_kernel(WindowMeansArgs args) {
     for (std::int64_t i = max(warp * part, first_query); i < end; ++i) {
       if (args.first_rows != nullptr && j < args.first_rows[i]) break;  // nor do later queries see it
       const std::int64_t at = blockIdx.y * args.queries + i;
-      sum = add(sum, expf((args.logits[at * args.rows + j] - args.stats[2 * at]) * args.scale) *
+      sum = add(sum, expf((args.logits[at * args.logits_stride + j] - args.stats[2 * at]) * args.scale) *
                          args.stats[2 * at + 1]);
     }
   }
@@ -57,6 +57,15 @@ __global__ void __launch_bounds__(kThreads) means_kernel(WindowMeansArgs args) {
   if (warp > 0 || j >= args.rows) return;
   for (int other = 1; other < kWarps; ++other) sum = add(sum, found[other][lane]);
   args.means[blockIdx.y * args.rows + j] = args.maximum ? sum : sum / static_cast<float>(args.queries);
+}
+
+// A block of threads takes a query of a head.
+__global__ void pack_heads_kernel(const uint4* q, std::int64_t q_stride, const std::int32_t* heads, uint4* y,
+                                  std::int64_t words) {
+  const std::int64_t head = heads != nullptr ? heads[blockIdx.y] : blockIdx.y;
+  const uint4* from = q + blockIdx.x * q_stride + head * words;
+  uint4* to = y + (blockIdx.y * std::int64_t{gridDim.x} + blockIdx.x) * words;
+  for (std::int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -76,6 +85,15 @@ unsigned blocks_for(std::int64_t rows, int of_block) {
 }
 
 }  // namespace
+
+void launch_pack_heads(const void* q, std::int64_t q_stride, const std::int32_t* heads, void* y,
+                       std::int64_t count, std::int64_t queries, std::int64_t head_dim, cudaStream_t stream) {
+  constexpr std::int64_t kWord = 8;  // elements
+  const dim3 blocks(static_cast<unsigned>(queries), static_cast<unsigned>(count));
+  pack_heads_kernel<<<blocks, 32, 0, stream>>>(static_cast<const uint4*>(q), q_stride / kWord, heads,
+                                               static_cast<uint4*>(y), head_dim / kWord);
+  check_launch("packed queries");
+}
 
 void launch_window_means(const WindowMeansArgs& args, cudaStream_t stream) {
   stats_kernel<<<static_cast<unsigned>(args.heads * args.queries), kThreads, 0, stream>>>(args);
