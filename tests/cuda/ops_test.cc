@@ -96,7 +96,7 @@ TEST_P(Cuda, Linear) {
           // Where bf16 is stored, the bias may be rounded too: one that is bf16 loses nothing.
           std::vector<float> biases = random_floats(out, 13);
           for (float& value : biases) value = to_float(to_bf16(value));
-          const auto run = [&](Backend& backend, const Weight& w) {
+          const auto run = [&, in = in, out = out](Backend& backend, const Weight& w) {
             const TestMatrix x(backend, backend.compute_dtype(), rows, in, random_floats(rows * in, 12));
             const Buffer bias_buffer = to_backend(backend, biases);
             TestMatrix y(backend, y_dtype, rows, out, random_floats(rows * out, 14));
@@ -414,7 +414,7 @@ TEST_P(Cuda, WindowScores) {
     for (const HeadReduction reduction : {HeadReduction::kMax, HeadReduction::kMean}) {
       for (const auto& [rows, window] : {std::pair{1, 1}, {70, 64}, {500, 33}}) {
         const HeadShape shape{9, 3, head_dim};
-        const auto run = [&](Backend& backend) {
+        const auto run = [&, rows = rows, window = window](Backend& backend) {
           const FilledCache cache(backend, shape, rows);
           const TestMatrix q(backend, backend.compute_dtype(), window, shape.q_cols(),
                              random_floats(window * shape.q_cols(), 5));
