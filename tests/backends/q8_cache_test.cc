@@ -230,7 +230,7 @@ TEST(Q8Attention, TheKernelsAgree) {
     };
     for (const auto& [first, end] : {std::pair<std::int64_t, std::int64_t>{0, 128}, {0, 1}, {17, 100}}) {
       const std::vector<float> expected = attend(cpu::choose_q8_kernel(), first, end);
-      for_each_target([&] {
+      for_each_target([&, first = first, end = end] {
         expect_close(attend(cpu::portable_q8_kernel(), first, end), expected, {2e-3, 1e-3});
       });
     }

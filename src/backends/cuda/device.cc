@@ -4,7 +4,6 @@
 #include <cstring>
 #include <mutex>
 
-#include "backends/cuda/small_copy.h"
 #include "core/check.h"
 #include "core/error.h"
 
@@ -191,11 +190,9 @@ const void* Device::stage(const void* host, std::int64_t bytes) {
   }
   std::byte* const slot = ring_ + ring_used_;
   std::memcpy(pinned_ + ring_used_, host, static_cast<std::size_t>(bytes));
-  if (bytes > 0 && bytes <= kMostSmallCopy) {
-    launch_small_copy(slot, pinned_ + ring_used_, bytes, stream_);
-  } else {
-    copy(slot, pinned_ + ring_used_, bytes);
-  }
+  check_cuda(cudaMemcpyAsync(slot, pinned_ + ring_used_, static_cast<std::size_t>(bytes),
+                             cudaMemcpyHostToDevice, stream_),
+             "a copy to the GPU");
   last_at_ = ring_used_;
   last_bytes_ = bytes;
   ring_used_ += taken;
