@@ -214,18 +214,18 @@ TEST(Q8Attention, TheKernelsAgree) {
     const cpu::Q8Head head(cache.kv, 0);
     const auto attend = [&](const cpu::Q8Kernel& kernel, std::int64_t first, std::int64_t end) {
       std::vector<float> result(kHeads * (2 + dim));
-      kernel.attend({.q = queries.data(),
-                     .heads = kHeads,
+      kernel.attend({.range = {.heads = kHeads,
+                               .begin = 0,
+                               .end = end,
+                               .first = first,
+                               .scale_log2 = 0.2f,
+                               .maximum = result.data(),
+                               .sum = result.data() + kHeads,
+                               .out = result.data() + 2 * kHeads},
+                     .q = queries.data(),
                      .cache = head,
                      .next = head.k,
-                     .next_scales = head.k_scales,
-                     .begin = 0,
-                     .end = end,
-                     .first = first,
-                     .scale_log2 = 0.2f,
-                     .maximum = result.data(),
-                     .sum = result.data() + kHeads,
-                     .out = result.data() + 2 * kHeads});
+                     .next_scales = head.k_scales});
       return result;
     };
     for (const auto& [first, end] : {std::pair<std::int64_t, std::int64_t>{0, 128}, {0, 1}, {17, 100}}) {

@@ -94,46 +94,42 @@ void DecodeAttention::attend(const Piece& piece, const Piece& next) {
   if (left_[static_cast<std::size_t>(piece.head)].fetch_sub(1, std::memory_order_acq_rel) == 1) merge(head);
 }
 
+PieceRange DecodeAttention::range_of(const Piece& piece, float* partial) const {
+  const Head& head = heads_[static_cast<std::size_t>(piece.head)];
+  const std::int64_t group = group_of(*head.params), begin = first_row(piece);
+  return {.heads = group,
+          .begin = begin,
+          .end = std::min(begin + kPieceRows, head.limit),
+          .first = head.first,
+          .scale_log2 = head.params->scale * std::numbers::log2e_v<float>,
+          .maximum = partial,
+          .sum = partial + group,
+          .out = partial + 2 * group};
+}
+
 void DecodeAttention::attend_bf16(const Piece& piece, const Piece& next, float* partial) const {
   const Head& head = heads_[static_cast<std::size_t>(piece.head)];
-  const AttentionParams& params = *head.params;
-  const LayerKv& kv = *params.kv;
-  const std::int64_t group = group_of(params), dim = kv.head_dim, base = head.kv_head * kv.capacity * dim;
-  const std::int64_t begin = first_row(piece);
-  attend_piece({.q = params.q.row<BF16>(0) + head.kv_head * group * dim,
-                .heads = group,
+  const LayerKv& kv = *head.params->kv;
+  const std::int64_t dim = kv.head_dim, base = head.kv_head * kv.capacity * dim;
+  attend_piece({.range = range_of(piece, partial),
+                .q = head.params->q.row<BF16>(0) + head.kv_head * group_of(*head.params) * dim,
                 .head_dim = dim,
                 .k = kv.k.as<BF16>() + base,
                 .v = kv.v.as<BF16>() + base,
-                .next = keys(next),
-                .begin = begin,
-                .end = std::min(begin + kPieceRows, head.limit),
-                .first = head.first,
-                .scale_log2 = params.scale * std::numbers::log2e_v<float>,
-                .maximum = partial,
-                .sum = partial + group,
-                .out = partial + 2 * group});
+                .next = keys(next)});
 }
 
 void DecodeAttention::attend_q8(const Piece& piece, const Piece& next, float* partial) const {
   const Head& head = heads_[static_cast<std::size_t>(piece.head)];
   const Head& next_head = heads_[static_cast<std::size_t>(next.head)];
-  const AttentionParams& params = *head.params;
-  const std::int64_t group = group_of(params), begin = first_row(piece), next_begin = first_row(next);
+  const std::int64_t next_begin = first_row(next);
   const Q8Head next_cache(*next_head.params->kv, next_head.kv_head);
   choose_q8_kernel().attend(
-      {.q = &q8_queries_[static_cast<std::size_t>(head.q8_queries)],
-       .heads = group,
-       .cache = Q8Head(*params.kv, head.kv_head),
+      {.range = range_of(piece, partial),
+       .q = &q8_queries_[static_cast<std::size_t>(head.q8_queries)],
+       .cache = Q8Head(*head.params->kv, head.kv_head),
        .next = next_cache.k + next_cache.layout.key_index(next_begin, 0),
-       .next_scales = next_cache.k_scales + next_cache.layout.key_scale_index(next_begin, 0),
-       .begin = begin,
-       .end = std::min(begin + kPieceRows, head.limit),
-       .first = head.first,
-       .scale_log2 = params.scale * std::numbers::log2e_v<float>,
-       .maximum = partial,
-       .sum = partial + group,
-       .out = partial + 2 * group});
+       .next_scales = next_cache.k_scales + next_cache.layout.key_scale_index(next_begin, 0)});
 }
 
 void DecodeAttention::merge(const Head& head) const {

@@ -39,6 +39,8 @@ class DecodeAttention {
   void attend(const Piece& piece, const Piece& next);
   std::int64_t first_row(const Piece& piece) const;
   const BF16* keys(const Piece& piece) const;
+  // What comes out of a piece goes to `partial`.
+  PieceRange range_of(const Piece& piece, float* partial) const;
   void attend_bf16(const Piece& piece, const Piece& next, float* partial) const;
   void attend_q8(const Piece& piece, const Piece& next, float* partial) const;
   std::int64_t prepare_q8(const AttentionParams& params, std::int64_t kv_head);

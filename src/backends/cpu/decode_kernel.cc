@@ -47,12 +47,12 @@ template <int kHeads>
 WINNOW_AVX512 void scores(const PieceParams& params, const BF16* q, std::int64_t rows,
                           float (*s)[kPieceRows]) {
   const std::int64_t dim = params.head_dim;
-  const __m512 scale = _mm512_set1_ps(params.scale_log2);
+  const __m512 scale = _mm512_set1_ps(params.range.scale_log2);
   for (std::int64_t row = 0; row < rows; row += 2 * kKeyBlock) {
-    const BF16 *first = params.k + (params.begin + row) * dim, *second = first + kKeyBlock * dim;
+    const BF16 *first = params.k + (params.range.begin + row) * dim, *second = first + kKeyBlock * dim;
     __m512 sums[kHeads][2];
     for (auto& sum : sums) sum[0] = sum[1] = _mm512_setzero_ps();
-    const BF16* v = params.v + (params.begin + row) * dim;
+    const BF16* v = params.v + (params.range.begin + row) * dim;
     for (std::int64_t d = 0; d < dim; d += 2) {
       fetch(v + d * kKeyBlock * 2);
       fetch(v + d * kKeyBlock * 2 + kLine);
@@ -107,7 +107,7 @@ WINNOW_AVX512 void values(const PieceParams& params, const BF16 (*p)[kPieceRows]
     for (auto& head : sums) {
       for (__m512& sum : head) sum = _mm512_setzero_ps();
     }
-    const BF16* v = params.v + params.begin * dim + 2 * d;
+    const BF16* v = params.v + params.range.begin * dim + 2 * d;
     const BF16* next = params.next + d * rows;
     for (std::int64_t r = 0; r < rows; r += 2, v += 2 * dim, next += kVectors * kLine) {
 #pragma GCC unroll 4
@@ -136,13 +136,13 @@ template <int kHeads>
 WINNOW_AVX512 void attend_heads(const PieceParams& params, std::int64_t head) {
   alignas(64) float s[kHeads][kPieceRows];
   alignas(64) BF16 p[kHeads][kPieceRows];
-  const std::int64_t end = params.end - params.begin, rows = (end + 31) / 32 * 32;
-  const std::int64_t first = std::max<std::int64_t>(0, params.first - params.begin);
+  const std::int64_t end = params.range.end - params.range.begin, rows = (end + 31) / 32 * 32;
+  const std::int64_t first = std::max<std::int64_t>(0, params.range.first - params.range.begin);
   scores<kHeads>(params, params.q + head * params.head_dim, rows, s);
   for (int h = 0; h < kHeads; ++h) {
-    exponentials(s[h], first, end, rows, p[h], params.maximum[head + h], params.sum[head + h]);
+    exponentials(s[h], first, end, rows, p[h], params.range.maximum[head + h], params.range.sum[head + h]);
   }
-  values<kHeads>(params, p, rows, params.out + head * params.head_dim);
+  values<kHeads>(params, p, rows, params.range.out + head * params.head_dim);
 }
 
 }  // namespace
@@ -150,8 +150,8 @@ WINNOW_AVX512 void attend_heads(const PieceParams& params, std::int64_t head) {
 // Four heads share what is loaded; more would not fit the registers.
 void attend_piece(const PieceParams& params) {
   std::int64_t head = 0;
-  for (; head + 4 <= params.heads; head += 4) attend_heads<4>(params, head);
-  switch (params.heads - head) {
+  for (; head + 4 <= params.range.heads; head += 4) attend_heads<4>(params, head);
+  switch (params.range.heads - head) {
     case 3: return attend_heads<3>(params, head);
     case 2: return attend_heads<2>(params, head);
     case 1: return attend_heads<1>(params, head);

@@ -11,11 +11,9 @@ constexpr std::int64_t kPieceRows = 128;  // a multiple of 32
 
 // The query heads of one kv head over cache rows [begin, end) in the layout of kv_layout.h; begin is a
 // multiple of kPieceRows, end - begin at most that.
-struct PieceParams {
-  const BF16* q;  // [heads, head_dim], one after the other
-  std::int64_t heads, head_dim;
-  const BF16 *k, *v;  // cache row 0 of the kv head
-  const BF16* next;   // the keys of the piece that is computed next, fetched meanwhile
+// A piece of a kv head's cache, of any kind: what is seen of it, by how many heads, and what comes out.
+struct PieceRange {
+  std::int64_t heads;
   std::int64_t begin, end;
   std::int64_t first;  // rows before this one are not seen (a sliding window); less than end
   float scale_log2;    // of the scores, in units of log2
@@ -23,6 +21,14 @@ struct PieceParams {
   float* maximum;  // [heads]
   float* sum;      // [heads]
   float* out;      // [heads, head_dim]
+};
+
+struct PieceParams {
+  PieceRange range;
+  const BF16* q;  // [heads, head_dim], one after the other
+  std::int64_t head_dim;
+  const BF16 *k, *v;  // cache row 0 of the kv head
+  const BF16* next;   // the keys of the piece that is computed next, fetched meanwhile
 };
 
 bool has_decode_kernel(std::int64_t head_dim);  // head_dim is even and the machine has the instructions

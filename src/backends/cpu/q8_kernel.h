@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "backends/cpu/decode_kernel.h"
 #include "backends/cpu/q8_cache.h"
 #include "backends/cpu/tile_kernels.h"
 
@@ -28,14 +29,11 @@ void prepare_q8_query(const MatrixView& q, std::int64_t first_column, std::int64
 
 // As PieceParams (decode_kernel.h).
 struct Q8Piece {
+  PieceRange range;
   const Q8Query* q;  // [heads]
-  std::int64_t heads;
   Q8Head cache;
   const std::uint8_t* next;  // the next piece's keys and their scales
   const BF16* next_scales;
-  std::int64_t begin, end, first;
-  float scale_log2;
-  float *maximum, *sum, *out;
 };
 
 struct Q8Kernel {

@@ -47,9 +47,9 @@ WINNOW_AVX512_VNNI void scores(const Q8Piece& piece, const Q8Query* q, std::int6
   const Q8Layout& layout = piece.cache.layout;
   const std::int64_t dims = layout.padded_dim(), block = kKeyBlock * dims;
   for (std::int64_t row = 0; row < rows; row += 2 * kKeyBlock) {
-    const std::uint8_t* k = piece.cache.k + (piece.begin + row) * dims;
-    const BF16* scales = piece.cache.k_scales + layout.key_scale_index(piece.begin + row, 0);
-    const std::int8_t* v = piece.cache.v + (piece.begin + row) * dims;
+    const std::uint8_t* k = piece.cache.k + (piece.range.begin + row) * dims;
+    const BF16* scales = piece.cache.k_scales + layout.key_scale_index(piece.range.begin + row, 0);
+    const std::int8_t* v = piece.cache.v + (piece.range.begin + row) * dims;
     __m512 sums[kHeads][2];
     for (auto& sum : sums) sum[0] = sum[1] = _mm512_setzero_ps();
     for (std::int64_t first = 0; first < dims; first += kQ8KeyDims) {
@@ -81,7 +81,7 @@ WINNOW_AVX512_VNNI void scores(const Q8Piece& piece, const Q8Query* q, std::int6
       }
     }
     for (int h = 0; h < kHeads; ++h) {
-      const __m512 scale = _mm512_set1_ps(piece.scale_log2 * q[h].scale);
+      const __m512 scale = _mm512_set1_ps(piece.range.scale_log2 * q[h].scale);
       _mm512_store_ps(s[h] + row, _mm512_mul_ps(sums[h][0], scale));
       _mm512_store_ps(s[h] + row + 16, _mm512_mul_ps(sums[h][1], scale));
     }
@@ -112,7 +112,7 @@ WINNOW_AVX512_VNNI void weigh(const Q8Piece& piece, float* s, std::int64_t first
     const __mmask16 seen = lanes_between(first - r, end - r);
     const __m512 p = _mm512_maskz_mov_ps(seen, exp2_fast(_mm512_sub_ps(_mm512_load_ps(s + r), highest)));
     total = _mm512_add_ps(total, p);
-    const __m512 w = _mm512_maskz_mul_ps(seen, p, load_scales(piece.cache.v_scales + piece.begin + r));
+    const __m512 w = _mm512_maskz_mul_ps(seen, p, load_scales(piece.cache.v_scales + piece.range.begin + r));
     heaviest = _mm512_max_ps(heaviest, w);
     _mm512_store_ps(s + r, w);
   }
@@ -137,7 +137,7 @@ WINNOW_AVX512_VNNI void values(const Q8Piece& piece, const Weights* weights, std
   for (int h = 0; h < kHeads; ++h) {
     for (int j = 0; j < kVectors; ++j) high[h][j] = low[h][j] = _mm512_setzero_si512();
   }
-  const std::int8_t* v = piece.cache.v + piece.begin * dims + 4 * d;
+  const std::int8_t* v = piece.cache.v + piece.range.begin * dims + 4 * d;
   const std::uint8_t* next = piece.next + d * rows;
   for (std::int64_t r = 0; r < rows; r += 4, v += 4 * dims, next += kVectors * kLine) {
 #pragma GCC unroll 2
@@ -167,7 +167,7 @@ WINNOW_AVX512_VNNI void values(const Q8Piece& piece, const Weights* weights, std
 
 // What follows the codes: the scales of this piece's values, and of the next one's keys.
 void fetch_scales(const Q8Piece& piece) {
-  const auto* v_scales = reinterpret_cast<const std::byte*>(piece.cache.v_scales + piece.begin);
+  const auto* v_scales = reinterpret_cast<const std::byte*>(piece.cache.v_scales + piece.range.begin);
   for (std::int64_t i = 0; i < 2 * kPieceRows; i += kLine) fetch(v_scales + i);
   const auto* k_scales = reinterpret_cast<const std::byte*>(piece.next_scales);
   for (std::int64_t i = 0; i < 2 * kPieceRows * piece.cache.layout.key_scales(); i += kLine) {
@@ -179,14 +179,15 @@ template <int kHeads>
 WINNOW_AVX512_VNNI void attend_heads(const Q8Piece& piece, std::int64_t head) {
   alignas(64) float s[kHeads][kPieceRows];
   Weights weights[kHeads];
-  const std::int64_t end = piece.end - piece.begin, rows = (end + 31) / 32 * 32;
-  const std::int64_t first = std::max<std::int64_t>(0, piece.first - piece.begin);
+  const std::int64_t end = piece.range.end - piece.range.begin, rows = (end + 31) / 32 * 32;
+  const std::int64_t first = std::max<std::int64_t>(0, piece.range.first - piece.range.begin);
   scores<kHeads>(piece, piece.q + head, rows, s);
   for (int h = 0; h < kHeads; ++h) {
-    weigh(piece, s[h], first, end, rows, weights[h], piece.maximum[head + h], piece.sum[head + h]);
+    weigh(piece, s[h], first, end, rows, weights[h], piece.range.maximum[head + h],
+          piece.range.sum[head + h]);
   }
   const std::int64_t dims = piece.cache.layout.padded_dim();
-  float* out = piece.out + head * piece.cache.layout.head_dim;
+  float* out = piece.range.out + head * piece.cache.layout.head_dim;
   for (std::int64_t d = 0; d < dims; d += 32) {
     if (d + 32 <= dims) {
       values<kHeads, 2>(piece, weights, rows, d, out);
@@ -200,8 +201,8 @@ WINNOW_AVX512_VNNI void attend_heads(const Q8Piece& piece, std::int64_t head) {
 WINNOW_AVX512_VNNI void attend(const Q8Piece& piece) {
   fetch_scales(piece);
   std::int64_t head = 0;
-  for (; head + 4 <= piece.heads; head += 4) attend_heads<4>(piece, head);
-  switch (piece.heads - head) {
+  for (; head + 4 <= piece.range.heads; head += 4) attend_heads<4>(piece, head);
+  switch (piece.range.heads - head) {
     case 3: return attend_heads<3>(piece, head);
     case 2: return attend_heads<2>(piece, head);
     case 1: return attend_heads<1>(piece, head);

@@ -56,7 +56,7 @@ HWY_INLINE void scores(const Q8Piece& piece, const Q8Query* q, int heads, std::i
   const float* factors[kMostHeads];
   for (int h = 0; h < heads; ++h) factors[h] = q[h].values;
   for (std::int64_t r = 0; r < rows; r += lanes) {
-    const std::int64_t row = piece.begin + r;
+    const std::int64_t row = piece.range.begin + r;
     Vec sums[kMostHeads];
     std::fill_n(sums, heads, hn::Zero(d));
     for (std::int64_t first = 0; first < dims; first += kQ8KeyDims) {
@@ -71,7 +71,7 @@ HWY_INLINE void scores(const Q8Piece& piece, const Q8Query* q, int heads, std::i
       for (int h = 0; h < heads; ++h) sums[h] = hn::MulAdd(of_group[h], scale, sums[h]);
     }
     for (int h = 0; h < heads; ++h) {
-      hn::StoreU(hn::Mul(sums[h], hn::Set(d, piece.scale_log2)), d, s[h] + r);
+      hn::StoreU(hn::Mul(sums[h], hn::Set(d, piece.range.scale_log2)), d, s[h] + r);
     }
   }
 }
@@ -91,7 +91,7 @@ HWY_INLINE void weights(const Q8Piece& piece, std::int64_t first, std::int64_t e
     const auto unseen = hn::Eq(score, hn::Set(d, -std::numeric_limits<float>::infinity()));
     const Vec p = hn::IfThenZeroElse(unseen, exp(d, exponent));
     total = hn::Add(total, p);
-    const Vec scale = load(d, piece.cache.v_scales + piece.begin + r, AllLanes());
+    const Vec scale = load(d, piece.cache.v_scales + piece.range.begin + r, AllLanes());
     hn::StoreU(hn::IfThenZeroElse(unseen, hn::Mul(p, scale)), d, s + r);
   }
   sum = hn::GetLane(hn::SumOfLanes(d, total));
@@ -109,8 +109,8 @@ HWY_INLINE void values(const Q8Piece& piece, const float (*w)[kPieceRows], int h
     Vec sums[kMostHeads];
     std::fill_n(sums, heads, hn::Zero(d));
     for (std::int64_t r = 0; r < rows; r += 4) {
-      add_products(load_codes(piece.cache.v + layout.value_index(piece.begin + r, dim)), factors, r, heads,
-                   sums);
+      add_products(load_codes(piece.cache.v + layout.value_index(piece.range.begin + r, dim)), factors, r,
+                   heads, sums);
     }
     for (int h = 0; h < heads; ++h) {
       float* to = out + h * dims + dim;
@@ -124,16 +124,16 @@ HWY_INLINE void values(const Q8Piece& piece, const float (*w)[kPieceRows], int h
 }
 
 void attend(const Q8Piece& piece) {
-  const std::int64_t end = piece.end - piece.begin, rows = (end + 31) / 32 * 32;
-  const std::int64_t first = std::max<std::int64_t>(0, piece.first - piece.begin);
-  for (std::int64_t head = 0; head < piece.heads; head += kMostHeads) {
-    const int heads = static_cast<int>(std::min<std::int64_t>(kMostHeads, piece.heads - head));
+  const std::int64_t end = piece.range.end - piece.range.begin, rows = (end + 31) / 32 * 32;
+  const std::int64_t first = std::max<std::int64_t>(0, piece.range.first - piece.range.begin);
+  for (std::int64_t head = 0; head < piece.range.heads; head += kMostHeads) {
+    const int heads = static_cast<int>(std::min<std::int64_t>(kMostHeads, piece.range.heads - head));
     float s[kMostHeads][kPieceRows];
     scores(piece, piece.q + head, heads, rows, s);
     for (int h = 0; h < heads; ++h) {
-      weights(piece, first, end, rows, s[h], piece.maximum[head + h], piece.sum[head + h]);
+      weights(piece, first, end, rows, s[h], piece.range.maximum[head + h], piece.range.sum[head + h]);
     }
-    values(piece, s, heads, rows, piece.out + head * piece.cache.layout.head_dim);
+    values(piece, s, heads, rows, piece.range.out + head * piece.cache.layout.head_dim);
   }
 }
 
