@@ -40,11 +40,8 @@ class PartSizes {
  private:
   void add_head() {
     const TensorNames& names = arch_.names;
-    const bool own_head = source_.find(names.lm_head) != nullptr;
     const Range model_dim{0, arch_.model_dim};
-    if (part_.vocab.count > 0) {
-      add({{own_head ? names.lm_head : names.embedding, part_.vocab.count}}, model_dim);
-    }
+    if (part_.vocab.count > 0) add({{head_tensor(source_, names), part_.vocab.count}}, model_dim);
     if (keeps_table(source_, arch_, part_, backend_)) add({{names.embedding, arch_.vocab}}, model_dim);
   }
 

@@ -62,16 +62,14 @@ class Loader {
  private:
   // Of the head and the embedding.
   void load_head(ModelWeights& weights) {
-    const bool own_head = source_.find(arch_.names.lm_head) != nullptr;
-    if (!own_head && !arch_.tied_embeddings) {
+    const std::string& head = head_tensor(source_, arch_.names);
+    if (head == arch_.names.embedding && !arch_.tied_embeddings) {
       fail(ErrorCode::kBadFormat, "{}: tensor {} is missing (and tie_word_embeddings is false)",
            source_.path(), arch_.names.lm_head);
     }
     const Range all_columns{0, arch_.model_dim}, all_rows{0, arch_.vocab};
-    if (part_.vocab.count > 0) {
-      const std::string& head = own_head ? arch_.names.lm_head : arch_.names.embedding;
+    if (part_.vocab.count > 0)
       weights.lm_head = linear({{head, arch_.vocab, part_.vocab}}, arch_.model_dim, all_columns);
-    }
     find(arch_.names.embedding, {arch_.vocab, arch_.model_dim});
     if (!arch_.names.position_embedding.empty()) {
       find(arch_.names.position_embedding, {arch_.context, arch_.model_dim});
@@ -304,10 +302,14 @@ float embedding_scale(const Architecture& arch, DType table) {
 
 }  // namespace
 
+const std::string& head_tensor(const WeightSource& source, const TensorNames& names) {
+  return source.find(names.lm_head) != nullptr ? names.lm_head : names.embedding;
+}
+
 bool keeps_table(const WeightSource& source, const Architecture& arch, const ModelPart& part,
                  const Backend& backend) {
-  const bool own_head = source.find(arch.names.lm_head) != nullptr;
-  const bool head_is_table = !own_head && part.vocab == Range{0, arch.vocab};
+  const bool head_is_table =
+      head_tensor(source, arch.names) == arch.names.embedding && part.vocab == Range{0, arch.vocab};
   return backend.keeps_embeddings() && arch.names.position_embedding.empty() && part.layers.begin == 0 &&
          !head_is_table;
 }

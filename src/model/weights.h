@@ -50,6 +50,9 @@ struct ModelWeights {
   bool has_decode_forms = true;   // all of them (Weight::has_decode_form)
 };
 
+// The name of the tensor that makes logits: the head's own where the file has one, else the embedding's.
+const std::string& head_tensor(const WeightSource& source, const TensorNames& names);
+
 // Whether `part` has the whole embedding table beside its rows of the head: it reads tokens with a backend
 // that keeps embeddings, and its head is not that table.
 bool keeps_table(const WeightSource& source, const Architecture& arch, const ModelPart& part,
