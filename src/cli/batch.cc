@@ -94,8 +94,7 @@ int batch(BatchOptions options) {
       read_prompts(options.prompts);  // its faults show before the model is loaded
   check_writable(options.output);
   const auto engine = open_engine(options.model);
-  const Policy policy = parse_policy(options.policy, engine->facts());
-  check_policy_fits_caches(policy, engine->kv_type());
+  const Policy policy = parse_policy(options.policy, engine->facts(), engine->kv_type());
   hash_prompts(prompts, settings_text(options, *engine, policy));
   check_chat(*engine, options, prompts);
   AnswerFile file(options.output, prompts);

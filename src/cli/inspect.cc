@@ -89,8 +89,7 @@ json tensors_json(const std::vector<TensorInfo>& tensors) {
 
 json memory_json(const WeightSource& source, const Architecture& arch, const InspectOptions& options) {
   const EngineOptions engine = engine_options(options.model);
-  const Policy policy = parse_policy(options.policy, model_facts(arch));
-  check_policy_fits_caches(policy, engine.kv);
+  const Policy policy = parse_policy(options.policy, model_facts(arch), engine.kv);
   const auto backend = make_backend(engine);
   const std::int64_t loaded = loaded_bytes(source, arch, whole_model(arch), *backend).total();
   const std::int64_t program = program_bytes(arch, *backend);

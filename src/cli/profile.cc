@@ -55,10 +55,8 @@ class ProfileProgress {
 class Profile {
  public:
   explicit Profile(const ProfileOptions& options) : options_(options), engine_(open_engine(options.model)) {
-    for (const std::string& policy : options.policies) {
-      policies_.push_back(parse_policy(policy, engine_->facts()));
-      check_policy_fits_caches(policies_.back(), engine_->kv_type());
-    }
+    for (const std::string& policy : options.policies)
+      policies_.push_back(parse_policy(policy, engine_->facts(), engine_->kv_type()));
     choose_lengths();
     input_ = make_profile_input(*engine_, options.text_file, lengths_.back(), options.model.seed);
   }

@@ -92,8 +92,7 @@ int run(RunOptions options) {
   const auto text = has_prompt ? std::optional(prompt_text(options)) : std::nullopt;
   PruneLog log(options.prune_log);
   const auto engine = open_engine(options.model);
-  const Policy policy = parse_policy(options.policy.value_or("dense"), engine->facts());
-  check_policy_fits_caches(policy, engine->kv_type());
+  const Policy policy = parse_policy(options.policy.value_or("dense"), engine->facts(), engine->kv_type());
   for (const std::string& warning : policy_warnings(policy)) fmt::print(stderr, "winnow: {}\n", warning);
   const int code = answer_or_converse(*engine, options, policy, text, log);
   log.write();

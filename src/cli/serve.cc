@@ -13,7 +13,6 @@
 #include "cli/shutdown_signal.h"
 #include "core/data_dir.h"
 #include "core/error.h"
-#include "runtime/kv_choice.h"
 #include "server/bearer_key.h"
 #include "server/http_server.h"
 #include "server/scheduler.h"
@@ -46,12 +45,11 @@ std::string shipped_policies() {
 }
 
 PolicyBook read_policies(const Engine& engine, const ServeOptions& options) {
-  PolicyBook policies(engine.facts(), options.policy);
-  check_policy_fits_caches(policies.standard(), engine.kv_type());
+  PolicyBook policies(engine.facts(), options.policy, engine.kv_type());
   for (const std::string& warning : policy_warnings(policies.standard()))
     fmt::print(stderr, "winnow: {}\n", warning);
   const std::string folder = options.policy_folder.empty() ? shipped_policies() : options.policy_folder;
-  if (!folder.empty()) policies.add_folder(folder, engine.kv_type());
+  if (!folder.empty()) policies.add_folder(folder);
   return policies;
 }
 

@@ -19,4 +19,10 @@ void check_policy_fits_caches(const Policy& policy, KvType kv) {
        policy.name, kv_type_name(kv));
 }
 
+Policy parse_policy(const std::string& text, const ModelFacts& model, KvType kv) {
+  Policy policy = parse_policy(text, model);
+  check_policy_fits_caches(policy, kv);
+  return policy;
+}
+
 }  // namespace winnow

@@ -52,10 +52,10 @@ bool names_no_file(std::string_view text) {
 
 }  // namespace
 
-PolicyBook::PolicyBook(const ModelFacts& model, const std::string& standard)
-    : model_(model), standard_(parse_policy(standard, model)) {}
+PolicyBook::PolicyBook(const ModelFacts& model, const std::string& standard, KvType kv)
+    : model_(model), kv_(kv), standard_(parse_policy(standard, model, kv)) {}
 
-void PolicyBook::add_folder(const std::string& folder, KvType kv) {
+void PolicyBook::add_folder(const std::string& folder) {
   std::error_code error;
   std::vector<std::string> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
@@ -70,7 +70,7 @@ void PolicyBook::add_folder(const std::string& folder, KvType kv) {
     policy.name = name;
     try {
       check_policy(policy, model_, path);
-      check_policy_fits_caches(policy, kv);
+      check_policy_fits_caches(policy, kv_);
     } catch (const Error& reason) {
       spdlog::debug("policy {} is not for this model and these caches: {}", name, reason.what());
       continue;
@@ -84,7 +84,7 @@ Policy PolicyBook::find(const std::string& text) const {
   if (const auto found = named_.find(text); found != named_.end()) return found->second;
   if (names_no_file(text)) {
     try {
-      return parse_policy(text, model_);
+      return parse_policy(text, model_, kv_);
     } catch (const Error& error) {
       throw ApiError(400, "winnow.policy", "unknown_policy", fmt::format("winnow.policy: {}", error.what()));
     }

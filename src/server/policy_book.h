@@ -16,11 +16,12 @@ namespace winnow {
 class PolicyBook {
  public:
   // `standard`: as on the command line; what requests that name nothing get, known as "default" as well.
-  PolicyBook(const ModelFacts& model, const std::string& standard);
+  // Policies are for this model and such caches.
+  PolicyBook(const ModelFacts& model, const std::string& standard, KvType kv = KvType::kSame);
 
-  // Every policy file of `folder` that fits the model and caches of `kv`, by its name without ".json". Files
-  // for others are passed over. Error(kIo, kBadFormat) for a folder or a file that cannot be read.
-  void add_folder(const std::string& folder, KvType kv = KvType::kSame);
+  // Every policy file of `folder` that fits the model and its caches, by its name without ".json". Files for
+  // others are passed over. Error(kIo, kBadFormat) for a folder or a file that cannot be read.
+  void add_folder(const std::string& folder);
   void add(const std::string& name, const Policy& policy) { named_[name] = policy; }
 
   const Policy& standard() const { return standard_; }
@@ -39,6 +40,7 @@ class PolicyBook {
 
  private:
   ModelFacts model_;
+  KvType kv_;
   Policy standard_;
   std::map<std::string, Policy> named_;  // files
 };

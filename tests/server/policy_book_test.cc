@@ -48,9 +48,9 @@ TEST_F(PolicyBookTest, PassesOverWhatCachesAreNotFor) {
   scratch_.write("selected.json",
                  R"({"version": 1, "attention": {"selector": "pooled", "group_union": true,
                      "decode": "selected"}, "measured": {"kl": 0.001, "speedup": 9}})");
-  PolicyBook same(kModel, "dense"), q8(kModel, "dense");
+  PolicyBook same(kModel, "dense"), q8(kModel, "dense", KvType::kQ8);
   same.add_folder(scratch_.file(""));
-  q8.add_folder(scratch_.file(""), KvType::kQ8);
+  q8.add_folder(scratch_.file(""));
   EXPECT_EQ(same.fastest_within(1, kTokens).name, "selected");
   EXPECT_EQ(q8.fastest_within(1, kTokens).name, "fast");
   EXPECT_THROW(q8.find("selected"), ApiError);
