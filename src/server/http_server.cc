@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <netinet/tcp.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <atomic>
@@ -62,6 +63,7 @@ ApiError plain_error(int status) {
 }
 
 constexpr const char* kReadPaths[] = {"/", "/health", "/metrics", "/v1/models"};
+constexpr const char* kModelPrefix = "/v1/models/";  // of a name
 constexpr const char* kAskedPaths[] = {"/tokenize", "/v1/completions", "/v1/chat/completions"};
 
 bool is_one_of(std::span<const char* const> paths, const std::string& path) {
@@ -74,11 +76,35 @@ std::string metrics_path(const std::string& path) {
 }
 
 // A path that is not there, or not in the way it was asked for.
-void answer_not_found(const std::string& path, Response& response) {
-  if (metrics_path(path) == "other") return answer_error(response, plain_error(404));
-  const char* allowed = is_one_of(kReadPaths, path) ? "GET" : "POST";
+void answer_not_found(const Request& request, Response& response) {
+  const std::string& path = request.path;
+  const bool read = request.method == "GET" || request.method == "HEAD";
+  const bool readable = is_one_of(kReadPaths, path) || path.starts_with(kModelPrefix);
+  const bool askable = is_one_of(kAskedPaths, path);
+  if (!askable && (read || !readable)) return answer_error(response, plain_error(404));
+  const char* allowed = askable ? "POST" : "GET";
   response.set_header("Allow", allowed);
   answer_error(response, {405, "", "method_not_allowed", fmt::format("{} takes {} only", path, allowed)});
+}
+
+// Why nobody can say where this request ends (RFC 9112, 6.3): what follows would be taken for the next one,
+// or waited for in vain.
+std::optional<ApiError> length_fault(const Request& request) {
+  const std::size_t lengths = request.get_header_value_count("Content-Length");
+  const std::size_t codings = request.get_header_value_count("Transfer-Encoding");
+  if (lengths + codings > 1) return ApiError(400, "", "", "the request says more than once how long it is");
+  if (codings == 1 && strcasecmp(request.get_header_value("Transfer-Encoding").c_str(), "chunked") != 0)
+    return ApiError(501, "", "unknown_transfer_encoding", "no Transfer-Encoding but chunked is taken");
+  if (request.get_header_value("Content-Length").find_first_not_of("0123456789") != std::string::npos)
+    return ApiError(400, "", "", "the Content-Length is no number");
+  if (request.method == "POST" && lengths + codings == 0)
+    return ApiError(411, "", "length_required", "the request has no Content-Length");
+  return std::nullopt;
+}
+
+bool has_body(const Request& request) {
+  return request.has_header("Transfer-Encoding") ||
+         request.get_header_value<std::uint64_t>("Content-Length") > 0;
 }
 
 // The answers of one job as server-sent events.
@@ -246,7 +272,7 @@ class HttpServer::Impl : private httplib::Server {
     set_error_handler([](const Request& request, Response& response) {
       if (connection.stream != nullptr && connection.stream->too_large()) response.status = 413;
       if (!response.body.empty()) return;
-      if (response.status == 404) return answer_not_found(request.path, response);
+      if (response.status == 404) return answer_not_found(request, response);
       connection.close |= response.status == 400;  // nobody knows where the next request begins
       answer_error(response, plain_error(response.status));
     });
@@ -269,17 +295,13 @@ class HttpServer::Impl : private httplib::Server {
     if (!open && !options_.key.empty() &&
         !key_matches(request.get_header_value("Authorization"), options_.key))
       return ApiError(401, "", "invalid_api_key", "this server wants a key: Authorization: Bearer KEY");
+    if (auto fault = length_fault(request)) return fault;
     if (request.method != "POST") return std::nullopt;
     // A page of another site can send other types without asking first.
     if (!request.get_header_value("Content-Type").starts_with(kJson))
       return ApiError(415, "", "wrong_content_type", "the Content-Type must be application/json");
     if (request.has_header("Content-Encoding"))
       return ApiError(415, "", "wrong_content_encoding", "a compressed body is not taken");
-    if (!request.has_header("Content-Length") && !request.has_header("Transfer-Encoding"))
-      return ApiError(411, "", "length_required", "the request has no Content-Length");
-    const std::string digits = request.get_header_value("Content-Length");
-    if (digits.find_first_not_of("0123456789") != std::string::npos)
-      return ApiError(400, "", "", "the Content-Length is no number");
     const auto length = request.get_header_value<std::uint64_t>("Content-Length");
     if (length > static_cast<std::uint64_t>(options_.max_body_bytes)) {
       return ApiError(
@@ -292,7 +314,9 @@ class HttpServer::Impl : private httplib::Server {
   void prepare(Request& request) {
     request.headers.erase("Accept-Encoding");  // compression would hold back what is streamed
     connection.refused = refusal(request);
-    connection.close = draining_ || connection.refused.has_value();
+    // Only POST's body is sure to be read.
+    const bool rest_is_body = request.method != "POST" && has_body(request);
+    connection.close = draining_ || connection.refused.has_value() || rest_is_body;
     if (!connection.close) return;
     request.headers.erase("Connection");
     request.headers.emplace("Connection", "close");

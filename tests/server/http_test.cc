@@ -238,6 +238,10 @@ TEST(Http, FaultsAreOpenAiShaped) {
   EXPECT_EQ(read->status, 405);
   EXPECT_EQ(read->get_header_value("Allow"), "POST");
   EXPECT_EQ(json::parse(read->body)["error"]["code"], "method_not_allowed");
+  const auto posted = client.Post("/v1/models/tiny", "{}", kJson);
+  ASSERT_TRUE(posted);
+  EXPECT_EQ(posted->status, 405);
+  EXPECT_EQ(posted->get_header_value("Allow"), "GET");
 }
 
 // One line of a request's body that is wrong, where it is sent, and what the error must name.
@@ -420,6 +424,7 @@ TEST(Http, WhatIsNoHttpIsRefusedAtOnce) {
   const Server server;
   const std::string head =
       "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+  const std::string inner = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
   const std::pair<std::string, int> requests[] = {
       {"garbage\r\n\r\n", 400},
       {"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400},
@@ -428,6 +433,17 @@ TEST(Http, WhatIsNoHttpIsRefusedAtOnce) {
       {head + "Content-Length: -5\r\n\r\n", 400},
       {head + "Content-Length: 99999999999999999999999\r\n\r\n", 413},
       {head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400},
+      {head + "Transfer-Encoding: identity\r\n\r\n{}", 501},
+      {head + "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 501},
+      {head + "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400},
+      {head + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400},
+      {head + "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400},
+      // A body that is not read is no second request.
+      {"GET /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(inner.size()) +
+           "\r\n\r\n" + inner,
+       405},
+      {"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n" + inner, 404},
+      {"PUT /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n" + inner, 501},
       {head + "X: " + std::string(100000, 'a') + "\r\nContent-Length: 2\r\n\r\n{}", 400},
   };
   for (const auto& [request, status] : requests) {
