@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 die() { echo "page_screenshot: $*" >&2; exit 1; }
 load=; [[ "${1:-}" != --load ]] || { load=1; shift; }
-[[ -n "${1:-}" ]] || die "usage: scripts/page_screenshot.sh MODEL [FOLDER]"
+[[ -n "${1:-}" ]] || die "usage: scripts/page_screenshot.sh MODEL [FOLDER], or --load MODEL"
 model="$1" folder="${2:-build/page}"
 command -v chromium >/dev/null || { echo "page_screenshot: chromium is not here (apt-get install chromium)" >&2; exit 77; }
 scratch="$(mktemp -d)"
