@@ -43,7 +43,7 @@ std::int64_t even_chunk(std::int64_t rows, std::int64_t most) {
 struct Session::Choice {
   const Stage* stage = nullptr;
   std::unique_ptr<RowChoice> rows;
-  std::chrono::steady_clock::time_point start;
+  double issue_ms = 0;  // its own time, not that of the layer that may be issued before it is waited for
 };
 
 // The tokens of one prefill that are still alive, and what they carry from layer to layer.
@@ -267,7 +267,7 @@ bool Session::choose_without_host(Turn& turn, const Stage& stage, const ScorerIn
     engine_.backend().keep_rows(turn.hidden_view, *rows);
     engine_.backend().keep_rows(turn.q_view, *rows);
   }
-  turn.choice = {&stage, std::move(rows), start};
+  turn.choice = {&stage, std::move(rows), ms_since(start)};
   return true;
 }
 
@@ -275,9 +275,10 @@ bool Session::choose_without_host(Turn& turn, const Stage& stage, const ScorerIn
 void Session::settle(Turn& turn) {
   const Choice choice = std::exchange(turn.choice, {});
   if (choice.rows == nullptr) return;
+  const auto start = std::chrono::steady_clock::now();
   const ChosenRows chosen = choice.rows->wait();
   StageRecord record = record_choice(chosen, turn.hidden_view.rows, *choice.stage);
-  record.scoring_ms = ms_since(choice.start);
+  record.scoring_ms = choice.issue_ms + ms_since(start);
   keep(turn, record, chosen.rows);
 }
 

@@ -9,9 +9,8 @@ namespace winnow::cpu {
 
 constexpr std::int64_t kPieceRows = 128;  // a multiple of 32
 
-// The query heads of one kv head over cache rows [begin, end) in the layout of kv_layout.h; begin is a
-// multiple of kPieceRows, end - begin at most that.
-// A piece of a kv head's cache, of any kind: what is seen of it, by how many heads, and what comes out.
+// A piece of a kv head's cache, of any kind: which rows of it [begin, end) are seen, by how many query heads,
+// and what comes out. begin is a multiple of kPieceRows, end - begin at most that.
 struct PieceRange {
   std::int64_t heads;
   std::int64_t begin, end;
@@ -23,6 +22,7 @@ struct PieceRange {
   float* out;      // [heads, head_dim]
 };
 
+// A piece of a cache in the layout of kv_layout.h.
 struct PieceParams {
   PieceRange range;
   const BF16* q;  // [heads, head_dim], one after the other

@@ -159,7 +159,7 @@ struct ScoreSummary {
 struct RowChoiceArgs {
   const float* scores;  // [tokens]
   float* pooled;        // [tokens] working memory
-  std::int32_t* rows;   // out, ascending, counted from cache row `first_row`'s token
+  std::int32_t* rows;   // out, ascending cache rows: first_row + token
   // The same for the host: pinned memory, written by the kernel, for a copy would wait for another engine.
   std::int32_t* host_rows;
   ScoreSummary* host_summary;
