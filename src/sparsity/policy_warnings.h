@@ -9,8 +9,9 @@
 
 namespace winnow {
 
-// Below this share of second questions answered, a conversation is not safe: the prompt was pruned for the
-// first question, and what the second one asks for may be gone.
+// Below this share of second questions answered, and below what dense answered of the same (where that was
+// measured), a conversation is not safe: the prompt was pruned for the first question, and what the second
+// one asks for may be gone.
 constexpr double kSafeSecondQuestion = 0.9;
 
 // One sentence each; empty when there is nothing to say. A policy that leaves nothing out has no warnings.

@@ -31,6 +31,18 @@ TEST(PolicyWarnings, SecondQuestionsBesideDense) {
   EXPECT_NE(warnings[0].find("dense: 57%"), std::string::npos) << warnings[0];
 }
 
+TEST(PolicyWarnings, NoneWhereDenseLosesAsManySecondQuestions) {
+  Policy policy = measured(0.57);
+  policy.measured["second_question_niah_dense"] = 0.58;
+  EXPECT_EQ(policy_warnings(policy).size(), 1u);
+  for (const double dense : {0.57, 0.5, 0.0}) {
+    policy.measured["second_question_niah_dense"] = dense;
+    EXPECT_TRUE(policy_warnings(policy).empty()) << dense;
+  }
+  policy.measured["second_question_niah_dense"] = nullptr;
+  EXPECT_EQ(policy_warnings(policy).size(), 1u);
+}
+
 TEST(PolicyWarnings, LengthsItWasNotMeasuredAt) {
   Policy policy = measured(1.0);
   EXPECT_EQ(length_warning(policy, 34), "");
