@@ -30,9 +30,17 @@ class Scale {
   }
   // `whole`: of whole numbers, such as lengths (powers of two on a logarithmic axis) and indices.
   std::vector<double> ticks(bool whole) const {
-    if (log_)
-      return whole ? powers(2, {1})
-                   : powers(10, high_ / low_ > 1000 ? std::vector<double>{1} : std::vector<double>{1, 2, 5});
+    if (!log_) return steps(whole);
+    const auto ticks =
+        whole ? powers(2, {1})
+              : powers(10, high_ / low_ > 1000 ? std::vector<double>{1} : std::vector<double>{1, 2, 5});
+    // A narrow range may lie between them: 53 to 99 does. A single power of two is a length itself, mostly.
+    return ticks.size() >= (whole ? 1 : 2) ? ticks : steps(whole);
+  }
+
+ private:
+  // Round numbers, evenly spaced.
+  std::vector<double> steps(bool whole) const {
     std::vector<double> result;
     double step = std::pow(10, std::floor(std::log10((high_ - low_) / 4)));
     for (const double factor : {1.0, 2.0, 5.0, 10.0}) {
@@ -46,7 +54,6 @@ class Scale {
     return result;
   }
 
- private:
   std::vector<double> powers(double base, const std::vector<double>& factors) const {
     std::vector<double> result;
     double power = std::pow(base, std::floor(std::log(low_) / std::log(base) + 1e-9));

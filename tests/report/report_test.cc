@@ -153,6 +153,19 @@ TEST(SvgChart, LogarithmicAxesHaveRoundNumbers) {
   EXPECT_EQ(svg.find(">0.0156<"), std::string::npos);
 }
 
+TEST(SvgChart, NarrowLogarithmicAxesHaveNumbersToo) {
+  const auto chart = [](double low, double high) {
+    return line_chart({{.name = "policy", .points = {{4096, low, ""}, {4096, high, ""}}}},
+                      {.log_x = true, .log_y = true});
+  };
+  const std::string times = chart(53, 99);
+  for (const char* number : {">60<", ">70<", ">80<", ">90<", ">4,096<"})
+    EXPECT_NE(times.find(number), std::string::npos) << number << times;
+  const std::string losses = chart(0.021, 0.048);
+  for (const char* number : {">0.03<", ">0.04<"})
+    EXPECT_NE(losses.find(number), std::string::npos) << number << losses;
+}
+
 TEST(SvgChart, TheLegendNamesWhatIsDrawn) {
   const std::string svg = line_chart(
       {{.name = "drawn", .points = {{1, 2, ""}, {2, 3, ""}}}, {.name = "absent", .points = {}}}, {});
