@@ -87,9 +87,8 @@ class Calibration::Search {
                                   settings.search_windows + settings.held_out_windows);
     if (all.overlap) {
       fail(ErrorCode::kBadArgument,
-           "the texts are too short for {} windows of {} tokens that do not overlap: give more text, a "
-           "smaller "
-           "--length, or fewer --search-windows and --held-out-windows",
+           "the texts are too short for {} windows of {} tokens that do not overlap: give more text, "
+           "a smaller --length, or fewer --search-windows and --held-out-windows",
            settings.search_windows + settings.held_out_windows, settings.length);
     }
     // Windows take turns among the texts; within each text, the two sets take turns: both see every text from
@@ -103,8 +102,7 @@ class Calibration::Search {
     if (search_windows_.empty() || held_out_windows_.empty()) {
       fail(ErrorCode::kBadArgument,
            "--search-windows {} and --held-out-windows {}: with {} texts there must be windows of both "
-           "kinds; ask for "
-           "more",
+           "kinds; ask for more",
            settings.search_windows, settings.held_out_windows, texts);
     }
     niah_->check_length(settings.length);
@@ -175,8 +173,9 @@ class Calibration::Search {
   double held_out_work() const {
     return static_cast<double>(settings_.held_out_windows + settings_.held_out_needles);
   }
-  double second_question_work() const {  // under the policy and dense
-    return 2 * static_cast<double>(std::min(kSecondQuestions, settings_.held_out_needles));
+  double second_question_work() const {  // under the policy and, the first time, dense
+    const double passes = second_question_dense_ ? 1 : 2;
+    return passes * static_cast<double>(std::min(kSecondQuestions, settings_.held_out_needles));
   }
   double baseline_work() const { return options_.baselines ? kBaselines * search_work() : 0; }
 
@@ -339,14 +338,17 @@ class Calibration::Search {
   }
 
   // What the policy and dense find of a second needle, asked for after the prompt was read for the first.
-  // False when cancelled.
+  // Dense is asked once: the questions are the same in every round. False when cancelled.
   bool measure_second_question(Measured& measured) {
-    const auto answers = samples(
-        {named("dense", {}), measured.policy}, first_items(*held_out_.second_questions, kSecondQuestions),
-        runner_options(next_part(second_question_work(), baseline_work()), "a second question"));
+    std::vector<EvalPolicy> policies{measured.policy};
+    if (!second_question_dense_) policies.push_back(named("dense", {}));
+    const auto answers =
+        samples(policies, first_items(*held_out_.second_questions, kSecondQuestions),
+                runner_options(next_part(second_question_work(), baseline_work()), "a second question"));
     if (!answers) return false;
-    measured.second_question_dense = estimate(answers->front(), "score")->value;
-    measured.second_question = estimate(answers->back(), "score")->value;
+    measured.second_question = estimate(answers->front(), "score")->value;
+    if (!second_question_dense_) second_question_dense_ = estimate(answers->back(), "score")->value;
+    measured.second_question_dense = second_question_dense_;
     return true;
   }
 
@@ -602,6 +604,7 @@ class Calibration::Search {
   BlockCurves curves_;
   Measured dense_, search_dense_;  // on the coarse and on the whole search set
   std::set<std::int64_t> asked_of_dense_, asked_of_dense_held_out_;  // numbers of needles
+  std::optional<double> second_question_dense_;
   std::vector<Measured> blocks_, tokens_, finalists_;
   std::vector<std::string> tried_;  // on the held-out set
   double strictness_ = 1;
