@@ -34,8 +34,7 @@ std::string eval_legend(const json& results) {
   if (any_row(results, [](const json& row) { return number_of(row, "gated") > 0; })) {
     legend += paragraph(
         "Gated: the share of the attention that a policy left dense, where skipping blocks is no faster "
-        "(short "
-        "prompts).");
+        "(short prompts).");
   }
   return legend;
 }

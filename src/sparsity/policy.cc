@@ -87,9 +87,8 @@ Policy schedule(const std::string& preset, double keep, const ModelFacts& model)
   require_model(preset, model);
   if (model.layers < kMinScheduleLayers) {
     fail(ErrorCode::kBadArgument,
-         "policy {}: its first stage is layer {} and its last at most layers - {}: it needs a model of {} "
-         "layers "
-         "or more, and {} has {}",
+         "policy {}: its first stage is layer {} and its last at most layers - {}: it needs a model of "
+         "{} layers or more, and {} has {}",
          preset, kFirstStage, kLayersAfterLastStage, kMinScheduleLayers, printable(model.name), model.layers);
   }
   Policy policy;
@@ -134,9 +133,8 @@ Policy calibrated_policy(const ModelFacts& model) {
     if (best) return *best;
   }
   fail(ErrorCode::kBadArgument,
-       "policy auto: there is no calibrated policy for {} yet: make one with winnow calibrate and name its "
-       "file, "
-       "or give a preset: {}",
+       "policy auto: there is no calibrated policy for {} yet: make one with winnow calibrate and name "
+       "its file, or give a preset: {}",
        model.name.empty() ? "this model" : printable(model.name), kPresetNames);
 }
 
