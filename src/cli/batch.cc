@@ -103,6 +103,10 @@ int batch(BatchOptions options) {
         stderr,
         "{}: {} answers kept, {} lines dropped (failed, half-written or of another prompt or setting)\n",
         options.output, file.kept(), file.dropped());
+    if (!file.saved_as().empty()) {
+      fmt::print(stderr, "{}: the answers to other prompts or under other settings are in {}\n",
+                 options.output, file.saved_as());
+    }
   }
   const nlohmann::json origin = provenance(kBatchSchema, *engine, options.model);
   Progress progress("answering", options.model.progress_style());

@@ -22,6 +22,14 @@ namespace {
 
 using nlohmann::json;
 
+// PATH.before, or with the first number that no file has.
+std::string free_name_beside(const std::string& path) {
+  std::string name = path + ".before";
+  for (int number = 2; std::filesystem::exists(name); ++number)
+    name = fmt::format("{}.before{}", path, number);
+  return name;
+}
+
 std::string prompt_hash(const BatchPrompt& prompt, const std::string& settings) {
   json decisive = {settings, prompt.prompt, prompt.max_tokens.value_or(0)};
   for (const ChatMessage& message : prompt.messages) decisive.push_back({message.role, message.content});
@@ -64,6 +72,10 @@ AnswerFile::AnswerFile(const std::string& path, const std::vector<BatchPrompt>& 
   if (std::filesystem::is_regular_file(path, error)) {
     const std::string before = read_text(path);
     const std::string kept = keep_answers(before, prompts);
+    if (outdated_ > 0) {
+      saved_as_ = free_name_beside(path);
+      write_file_atomically(saved_as_, before);
+    }
     if (kept != before) write_file_atomically(path, kept);
   }
   fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -91,6 +103,7 @@ std::string AnswerFile::keep_answers(const std::string& text, const std::vector<
     const auto index = answer["index"].get<std::int64_t>();
     const bool current = index >= 0 && index < static_cast<std::int64_t>(prompts.size()) &&
                          answer["prompt_hash"] == prompts[static_cast<std::size_t>(index)].hash;
+    if (!current && !answer.contains("error")) ++outdated_;
     if (!current || answer.contains("error") || !answered_.insert(index).second) {
       ++dropped_;
       return;

@@ -22,8 +22,9 @@ void hash_prompts(std::vector<BatchPrompt>& prompts, const std::string& settings
 class AnswerFile {
  public:
   // Keeps the lines of an earlier run that answer one of `prompts` without an error, under the prompt's id of
-  // now; half a last answer, failed prompts and answers to other prompts or settings are dropped. Error(kIo),
-  // or Error(kBadFormat) when the file is not winnow's.
+  // now; half a last answer, failed prompts and answers to other prompts or settings are dropped. Where these
+  // are finished answers, the file as it was stays beside this one (`saved_as`). Error(kIo), or
+  // Error(kBadFormat) when the file is not winnow's.
   AnswerFile(const std::string& path, const std::vector<BatchPrompt>& prompts);
   AnswerFile(const AnswerFile&) = delete;
   AnswerFile& operator=(const AnswerFile&) = delete;
@@ -32,15 +33,16 @@ class AnswerFile {
   bool answered(const BatchPrompt& prompt) const { return answered_.contains(prompt.index); }
   std::int64_t kept() const { return static_cast<std::int64_t>(answered_.size()); }
   std::int64_t dropped() const { return dropped_; }
+  const std::string& saved_as() const { return saved_as_; }  // empty: nothing finished was dropped
 
   void append(const nlohmann::json& line);
 
  private:
   std::string keep_answers(const std::string& text, const std::vector<BatchPrompt>& prompts);
 
-  std::string path_;
-  std::set<std::int64_t> answered_;  // indices
-  std::int64_t dropped_ = 0;
+  std::string path_, saved_as_;
+  std::set<std::int64_t> answered_;          // indices
+  std::int64_t dropped_ = 0, outdated_ = 0;  // of the dropped: answers to other prompts or settings
   int fd_ = -1;
 };
 

@@ -1,3 +1,5 @@
+#include <filesystem>
+
 #include "cli/program.h"
 
 namespace winnow::cli_test {
@@ -181,10 +183,13 @@ TEST_F(Batch, BlockSelectionIsPartOfTheSettings) {
   ASSERT_EQ(run_batch().code, 0);
   EXPECT_EQ(answers().at(0)["density"], 1.0);
   const std::string local = scratch_.write("local.json", kLocalBlocks);
+  const std::string dense = read_file(answers_);
   const Result other = run_batch({"--policy", local});
   EXPECT_NE(other.err.find("1 lines dropped"), std::string::npos) << other.err;
+  EXPECT_EQ(read_file(answers_ + ".before"), dense);
   EXPECT_LT(answers().at(0)["density"], 1.0);
   const Result again = run_batch({"--policy", local});
+  EXPECT_FALSE(std::filesystem::exists(answers_ + ".before2"));
   EXPECT_NE(again.err.find("1 already answered"), std::string::npos) << again.err;
 }
 
