@@ -19,7 +19,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAM = sys.argv[1] if len(sys.argv) > 1 else str(ROOT / "build/release/bin/winnow")
+PROGRAM = str(pathlib.Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else str(ROOT / "build/release/bin/winnow")
 KILLS = int(sys.argv[2]) if len(sys.argv) > 2 else 12
 RANDOM = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
 MODEL = ["-m", str(ROOT / "tests/golden/models/tiny-llama.gguf"), "--threads", "1"]

@@ -42,9 +42,10 @@ bool is_selector(std::string_view text) {
   return text.find_first_not_of("0123456789.e-", equals + 1) == std::string_view::npos;
 }
 
-// A text that parse_policy() reads without opening a file.
+// A text that parse_policy() reads without opening a file that the client names ("auto" is a file of winnow's
+// own).
 bool names_no_file(std::string_view text) {
-  if (is_preset(text) || is_selector(text)) return true;
+  if (text == "auto" || is_preset(text) || is_selector(text)) return true;
   const std::size_t plus = text.find('+');
   return plus != std::string_view::npos && is_preset(text.substr(0, plus)) &&
          is_selector(text.substr(plus + 1));
@@ -93,7 +94,7 @@ Policy PolicyBook::find(const std::string& text) const {
   for (const auto& [name, policy] : named_) names += ", " + name;
   throw ApiError(
       400, "winnow.policy", "unknown_policy",
-      fmt::format("winnow.policy: \"{}\" is no policy of this server; it has default, dense, keep09, "
+      fmt::format("winnow.policy: \"{}\" is no policy of this server; it has default, auto, dense, keep09, "
                   "keep08, keep07{}, and selectors such as pooled=0.95",
                   printable(text), names));
 }

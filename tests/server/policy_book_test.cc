@@ -72,6 +72,15 @@ TEST_F(PolicyBookTest, OpensNoFiles) {
   }
 }
 
+TEST_F(PolicyBookTest, AutoIsTheModelsOwn) {
+  try {
+    (void)book_.find("auto");
+    FAIL() << "no policy came with this model";
+  } catch (const ApiError& error) {
+    EXPECT_NE(std::string(error.what()).find("no calibrated policy"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(PolicyBookTest, FastestWithinBudget) {
   EXPECT_EQ(book_.fastest_within(1, kTokens).name, "fast");
   EXPECT_EQ(book_.fastest_within(0.05, kTokens).name, "middle");
