@@ -145,8 +145,7 @@ Policy preset_or_file(const std::string& base, const ModelFacts& model) {
   if (exists(base)) return read_policy_file(base);
   fail(ErrorCode::kBadArgument,
        "policy \"{}\": this is no preset, and a file of that name does not exist; presets: {}, auto; a JSON "
-       "policy "
-       "file works too, and each may be followed by :SCORER[=FILE], SCORER being one of {}, and by "
+       "policy file works too, and each may be followed by :SCORER[=FILE], SCORER being one of {}, and by "
        "+SELECTOR[=THRESHOLD], SELECTOR being one of {}",
        printable(base), kPresetNames, scorer_names(), selector_names());
 }

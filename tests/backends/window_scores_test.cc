@@ -5,6 +5,7 @@
 #include "backends/cpu/attention.h"
 #include "backends/cpu/window_softmax.h"
 #include "support/backend_test_util.h"
+#include "support/nan_window.h"
 
 namespace winnow::testing {
 namespace {
@@ -162,29 +163,11 @@ TEST_P(WindowScores, BackendAgreesWithTheReference) {
   expect_close(actual, expected, kWindowScores);
 }
 
-// A stage that sees one that is not a number takes the latest tokens: none may hide behind another's maximum.
 TEST_P(WindowScores, KeepWhatIsNotANumber) {
-  const HeadShape shape{4, 2, 64};
   for (const auto& make : {+[](Precision p) { return make_cpu_backend(p, 2); },
                            +[](Precision p) { return make_reference_backend(p); }}) {
     const auto backend = make(precision());
-    const FilledCache cache(*backend, shape, 70);
-    for (const std::int64_t head : {0, 3}) {
-      std::vector<float> queries = random_floats(64 * shape.q_cols(), 5);
-      queries[static_cast<std::size_t>(head * shape.head_dim)] = NAN;  // the first query: it sees 7 rows
-      const TestMatrix q(*backend, backend->compute_dtype(), 64, shape.q_cols(), queries);
-      for (const QueryReduction of_queries : {QueryReduction::kMax, QueryReduction::kMean}) {
-        std::vector<float> scores(70);
-        backend->window_scores({.q = q.view(),
-                                .kv = &cache.kv,
-                                .scale = 0.125f,
-                                .queries = of_queries,
-                                .reduction = reduction(),
-                                .scores = scores});
-        for (std::size_t row = 0; row < scores.size(); ++row)
-          EXPECT_EQ(std::isnan(scores[row]), row < 7) << "head " << head << ", row " << row;
-      }
-    }
+    for (const std::int64_t head : {0, 3}) expect_nan_in_window_scores(*backend, head, reduction());
   }
 }
 

@@ -13,6 +13,7 @@
 #include "core/uniform.h"
 #include "sparsity/token_pruner.h"
 #include "support/cuda_test.h"
+#include "support/nan_window.h"
 #include "support/scratch.h"
 #include "support/stored_matrix.h"
 
@@ -436,27 +437,9 @@ TEST_P(Cuda, WindowScores) {
   }
 }
 
-// A stage that sees one that is not a number takes the latest tokens: none may hide behind another's maximum.
 TEST_P(Cuda, WindowScoresKeepWhatIsNotANumber) {
-  const HeadShape shape{4, 2, 64};
-  const FilledCache cache(*cuda_, shape, 70);
-  std::vector<float> queries = random_floats(64 * shape.q_cols(), 5);
-  std::fill_n(queries.begin(), shape.head_dim, NAN);  // the first query of the first head: it sees 7 rows
-  const TestMatrix q(*cuda_, cuda_->compute_dtype(), 64, shape.q_cols(), queries);
-  for (const QueryReduction of_queries : {QueryReduction::kMax, QueryReduction::kMean}) {
-    for (const HeadReduction of_heads : {HeadReduction::kMax, HeadReduction::kMean}) {
-      std::vector<float> scores(70);
-      cuda_->window_scores({.q = q.view(),
-                            .kv = &cache.kv,
-                            .scale = 0.125f,
-                            .queries = of_queries,
-                            .reduction = of_heads,
-                            .scores = scores});
-      for (std::size_t row = 0; row < scores.size(); ++row) {
-        EXPECT_EQ(std::isnan(scores[row]), row < 7) << "row " << row;
-      }
-    }
-  }
+  for (const HeadReduction of_heads : {HeadReduction::kMax, HeadReduction::kMean})
+    expect_nan_in_window_scores(*cuda_, 0, of_heads);
 }
 
 // Of rows of `cols` floats each.
